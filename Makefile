@@ -1,0 +1,23 @@
+# Two commands set up everything on a fresh machine, as root: `make demo` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help demo test check lint unit lab test-long bench protos clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+demo: ## a whole mesh on this machine, told and checked; then everything is removed (ARGS="--keep")
+	@env=$$(packaging/dev/setup demo); eval "$$env"; meshagent demo $(ARGS)
+
+test: ## every test (ARGS="-k capture"): static checks, unit tests and tests in network namespaces
+	@env=$$(packaging/dev/setup test); eval "$$env"; tests/run $(ARGS)
+
+test-long: ## minutes, not seconds: long durations and cold builds
+	@env=$$(packaging/dev/setup test); eval "$$env"; python -m pytest -m long $(ARGS)
+
+protos: ## generate meshagent/protocol/pb again from the .proto files
+	@env=$$(packaging/dev/setup test); eval "$$env"; python -m meshagent.protocol.proto.generate
+
+clean: ## remove caches inside the clone
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

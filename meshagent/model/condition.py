@@ -1,0 +1,32 @@
+"""Conditions: the few things that can be wrong, as data shared by status, log, metrics and hub."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class Severity(StrEnum):
+    """``error`` makes ``status`` exit 4; ``warning`` does not."""
+
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is wrong now. ``code`` is stable kebab-case, ``text`` says what and what to do, ``since`` is UTC."""
+
+    code: str
+    severity: Severity
+    title: str
+    text: str
+    since: datetime
+
+
+class ConditionSink(Protocol):
+    """Where parts report; the tracker of agent/health implements it. ``key`` tells instances of one code apart."""
+
+    def set(self, code: str, text: str, key: str = "") -> None: ...
+
+    def clear(self, code: str, key: str = "") -> None: ...

@@ -1,0 +1,27 @@
+"""Numbers by which our packets, routes and rules are told from everybody else's.
+
+0x6d61 is "ma". One place, because kernel rules, the proxy's listeners and ip rules must agree.
+"""
+
+#: SO_MARK of the agent's own DNS forwarding and probes (the agent is root: exempting its uid would exempt every root program).
+AGENT_MARK = 0x6D610002
+
+#: Mark of the proxy's upstream sockets that carry a remote client's source address (Envoy original_src.mark),
+#: saved as ct mark so that the application's answers come back to the proxy.
+CLIENT_SOURCE_MARK = 0x6D610001
+
+#: ip rule fwmark CLIENT_SOURCE_MARK -> this table, which holds 'local default dev lo' for each family.
+ROUTE_TABLE = 28001
+RULE_PRIORITY = 28001
+
+#: rtm_protocol of every route and rule of ours (/etc/iproute2/rt_protos leaves 64..185 mostly unused).
+ROUTE_PROTOCOL = 109
+
+#: Conntrack zones: the proxy's own packets (stale entries of captured connections must not catch them),
+#: and the agent's own DNS queries to the real resolvers.
+PROXY_ZONE = 28001
+DNS_ZONE = 28002
+
+#: Name of the rule tables, the route for virtual addresses goes over lo.
+TABLE = "meshagent"
+ANCHOR_TABLE = "meshagent_anchor"

@@ -1,0 +1,52 @@
+"""A value that others can watch: how the parts of agent and hub hear of each other's news."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """Holds the newest value; watchers see the newest, never a queue of old ones (they may miss intermediates).
+
+    Not thread-safe: set and watch on one event loop.
+    """
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._version = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def value(self) -> T:
+        return self._value
+
+    @property
+    def version(self) -> int:
+        """Counts ``set`` calls that changed the value."""
+        return self._version
+
+    def set(self, value: T) -> None:
+        """Publish ``value``; setting an equal value wakes nobody."""
+        if value == self._value:
+            return
+        self._value = value
+        self._version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def newer(self, version: int) -> T:
+        """Wait until the version differs from ``version``; return the newest value."""
+        while self._version == version:
+            await self._changed.wait()
+        return self._value
+
+    async def watch(self) -> AsyncIterator[T]:
+        """The current value at once, then every newest value after a change."""
+        version = self._version
+        yield self._value
+        while True:
+            await self.newer(version)
+            version = self._version
+            yield self._value
