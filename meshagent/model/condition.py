@@ -15,7 +15,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is wrong now. ``code`` is stable kebab-case, ``text`` says what and what to do, ``since`` is UTC."""
+    """One thing that is wrong now: a stable kebab-case ``code``, what and what to do in ``text``, ``since`` in UTC."""
 
     code: str
     severity: Severity

@@ -3,7 +3,8 @@
 0x6d61 is "ma". One place, because kernel rules, the proxy's listeners and ip rules must agree.
 """
 
-#: SO_MARK of the agent's own DNS forwarding and probes (the agent is root: exempting its uid would exempt every root program).
+#: SO_MARK of the agent's own DNS forwarding and probes (the agent is root: exempting its uid would exempt every
+#: root program).
 AGENT_MARK = 0x6D610002
 
 #: Mark of the proxy's upstream sockets that carry a remote client's source address (Envoy original_src.mark),

@@ -56,6 +56,11 @@ class Paths:
         return self.run / "guard.sock"
 
     @property
+    def enrolment(self) -> Path:
+        """Exists exactly while this root is enrolled."""
+        return self.state / "enrolment.json"
+
+    @property
     def xds_socket(self) -> Path:
         return self.run / "xds.sock"
 

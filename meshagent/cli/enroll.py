@@ -1,0 +1,130 @@
+"""``meshagent enroll`` and ``meshagent leave``: into the mesh and out of it again."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshagent.cli import render
+from meshagent.cli.calls import start_hint
+from meshagent.cli.context import emit, progress, settings, shared_options
+from meshagent.cli.host import POSTURES
+from meshagent.cli.status import left
+from meshagent.model.errors import UsageError
+from meshagent.model.ports import CONTROL_PLANE
+
+MAX_TOKEN = 4096
+
+
+@click.command(epilog="Example: meshagent enroll hub.example:15012 file:/root/token --confirm 120")
+@click.argument("hub", metavar="HUB")
+@click.argument("token", metavar="[TOKEN]", required=False)
+@click.option("--name", help="Host name in the mesh (default: this host's short name).")
+@click.option("--posture", type=POSTURES, help="How far to go at once (default: permissive).")
+@click.option("--confirm", "seconds", type=click.IntRange(0, 3600), help="Roll capture back unless confirmed in time.")
+@click.option("--no-start", is_flag=True, help="Enrol only; don't start the agent.")
+@click.option("--accept", multiple=True, metavar="RISK", help="Accept a risk that a refusal named.")
+@shared_options
+def enroll(
+    hub: str,
+    token: str | None,
+    name: str | None,
+    posture: str | None,
+    seconds: int | None,
+    no_start: bool,
+    accept: tuple[str, ...],
+) -> None:
+    """Join the mesh of HUB (host:port, default port 15012) with a single-use TOKEN.
+
+    TOKEN is the token itself, '-' (standard input), file:PATH, or left out with MESHAGENT_TOKEN set.
+    """
+    from meshagent.agent.confirm import default_confirm_seconds
+    from meshagent.agent.enroll import Wish, enroll_host
+    from meshagent.model.address import parse_host_port
+
+    wish = Wish(
+        hub=parse_host_port(hub, CONTROL_PLANE),
+        token=read_token(token),
+        name=name or "",
+        posture=posture or "",
+        confirm=default_confirm_seconds() if seconds is None else seconds,
+        start=not no_start,
+        accept=frozenset(accept),
+    )
+    paths = settings().paths
+    answer = asyncio.run(enroll_host(paths, wish, progress))
+    if settings().json:
+        emit(answer)
+        return
+    _summary(answer, start_hint(paths))
+
+
+def read_token(given: str | None) -> str:
+    """The token text from where it was said to be; never echoed. Raises ``UsageError`` when there is none."""
+    if given == "-":
+        text = sys.stdin.read(MAX_TOKEN)
+    elif given and given.startswith("file:"):
+        try:
+            with Path(given.removeprefix("file:")).open(encoding="ascii", errors="replace") as file:
+                text = file.read(MAX_TOKEN)
+        except OSError as error:
+            raise UsageError(
+                "no-token", f"cannot read the token: {error}", hint="give file:PATH, - or the token"
+            ) from None
+    else:
+        text = given or os.environ.get("MESHAGENT_TOKEN", "")
+    if not text.strip():
+        raise UsageError(
+            "no-token", "no token given", hint="make one on the hub: meshagent hub token create --service-account NAME"
+        )
+    return text.strip()
+
+
+def _summary(answer: dict[str, Any], start: str) -> None:
+    spared = ", ".join(f"{s['port']} ({s['reason']})" for s in answer["spared"]) or "nothing had to be"
+    rows = [
+        ("host", answer["host"]),
+        ("identity", f"{answer['spiffe_id']}, good for {left(answer['not_after'])}"),
+        ("posture", answer["posture"]),
+        ("captured", ", ".join(str(p) for p in answer["captured"]) or "no port yet"),
+        ("spared", spared),
+        ("undo", answer["undo"]),
+        ("emergency", answer["emergency"]),
+    ]
+    if answer["confirm_until"]:
+        rows.append(("roll-back", f"in {left(answer['confirm_until'])} unless you run: meshagent confirm"))
+    if not answer["started"]:
+        rows.append(("next", start))
+    render.facts(rows)
+
+
+@click.command(epilog="Example: meshagent leave --drain 60")
+@click.option(
+    "--drain",
+    type=click.IntRange(0, 3600),
+    default=30,
+    show_default=True,
+    help="Seconds for connections through Envoy to finish.",
+)
+@click.option("--wait", is_flag=True, help="Wait until the last connection through Envoy ends by itself.")
+@click.option("--purge", is_flag=True, help="Also remove /etc/meshagent (agent.yaml, services.d).")
+@shared_options
+def leave(drain: int, wait: bool, purge: bool) -> None:
+    """Take this host out of the mesh and give it back as it was."""
+    from meshagent.agent.leave import leave_mesh
+
+    answer = asyncio.run(leave_mesh(settings().paths, drain=None if wait else drain, purge=purge, progress=progress))
+    if settings().json:
+        emit(answer)
+        return
+    if not answer["was_enrolled"]:
+        click.echo("this host is not in a mesh; nothing to do")
+        return
+    click.echo(f"left the mesh; removed: {', '.join(answer['removed']) or 'nothing'}")
+    for line in answer["closed"]:
+        click.echo(f"closed after the drain: {line}")
+    for line in answer["warnings"]:
+        click.echo(f"warning: {line}", err=True)

@@ -1,0 +1,94 @@
+"""Names the commands and turns every way to end into an exit code of the contract."""
+
+import importlib
+import os
+import traceback
+from typing import Any
+
+import click
+
+from meshagent import __version__
+from meshagent.cli.context import Settings, report, shared_options
+from meshagent.model.errors import ExitCode, MeshagentError, UsageError
+
+#: command -> (module, attribute). Modules are imported when their command runs: `status` must not pay for `demo`.
+COMMANDS = {
+    "enroll": ("enroll", "enroll"),
+    "leave": ("enroll", "leave"),
+    "run": ("daemon", "run"),
+    "plan": ("host", "plan"),
+    "posture": ("host", "posture"),
+    "confirm": ("host", "confirm"),
+    "status": ("status", "status"),
+    "peers": ("host", "peers"),
+    "service": ("service", "service"),
+    "capture": ("capture", "capture"),
+    "certs": ("host", "certs"),
+    "hub": ("hub", "hub"),
+    "demo": ("demo", "demo"),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists all commands, imports one."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name]
+        command: click.Command = getattr(importlib.import_module(f"meshagent.cli.{module}"), attribute)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: meshagent enroll hub.example:15012 file:/root/token",
+)
+@click.version_option(__version__, prog_name="meshagent", message="%(prog)s %(version)s")
+@shared_options
+def root() -> None:
+    """Puts this Linux host in a service mesh, and takes it out again without a trace."""
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; returns the exit code. Never raises, never shows a traceback unless asked."""
+    chosen = Settings()
+    try:
+        result: Any = root.main(args=argv, prog_name="meshagent", standalone_mode=False, obj=chosen)
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        return report(_usage(error), chosen.json)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("meshagent: interrupted", err=True)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) went away: no more output is wanted, also none from the interpreter's own flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return ExitCode.FAILED
+    except MeshagentError as error:
+        _show_traceback()
+        return report(error, chosen.json)
+    except Exception as error:  # the last line of defence: a person never sees a traceback
+        _show_traceback()
+        hint = "run it again with MESHAGENT_DEBUG=1 and report what it prints"
+        return report(
+            MeshagentError("internal", f"unexpected: {type(error).__name__}: {error}", hint=hint), chosen.json
+        )
+
+
+def _show_traceback() -> None:
+    if os.environ.get("MESHAGENT_DEBUG"):
+        traceback.print_exc()
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    command = getattr(error, "ctx", None)
+    path = command.command_path if command else "meshagent"
+    return UsageError("usage", error.format_message(), hint=f"see: {path} --help")

@@ -1,0 +1,122 @@
+"""``meshagent status``: one screen."""
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from meshagent.cli import render
+from meshagent.cli.calls import call_agent
+from meshagent.cli.context import emit, settings, shared_options
+from meshagent.model.errors import ExitCode, MeshagentError, NotEnrolledError
+
+
+@click.command(epilog="Example: meshagent status --watch")
+@click.option("--watch", is_flag=True, help="Print again whenever something changed, until interrupted.")
+@shared_options
+def status(watch: bool) -> int:
+    """Identity, control plane, capture, proxy, services and what is wrong, on one screen.
+
+    Exit code 0 healthy, 3 not enrolled, 4 enrolled but something is wrong.
+    """
+    last = ""
+    while True:
+        answer = _ask()
+        text = json.dumps({key: value for key, value in answer.items() if key != "now"}, sort_keys=True)
+        if text != last:
+            emit(answer) if settings().json else _draw(answer)
+            last = text
+        if not watch:
+            return _exit_code(answer)
+        time.sleep(1)
+
+
+def _ask() -> dict[str, Any]:
+    try:
+        return call_agent("status")
+    except NotEnrolledError:
+        if settings().json:
+            return {"enrolled": False}
+        raise
+
+
+def _exit_code(answer: dict[str, Any]) -> int:
+    if not answer["enrolled"]:
+        return ExitCode.NOT_ENROLLED
+    wrong = any(condition["severity"] == "error" for condition in answer["conditions"])
+    return ExitCode.UNHEALTHY if wrong else ExitCode.OK
+
+
+def _draw(answer: dict[str, Any]) -> None:
+    if not answer["enrolled"]:
+        raise NotEnrolledError
+    identity, plane, capture, proxy = (answer[key] for key in ("identity", "control_plane", "capture", "proxy"))
+    render.facts(
+        [
+            ("host", f"{answer['host']}  posture {answer['posture']}"),
+            ("identity", f"{identity['spiffe_id']}  good for {left(identity['not_after'])}"),
+            ("control plane", f"{plane['kind']} {plane['address']}  {_connected(plane)}"),
+            ("capture", _capture_line(capture)),
+            ("spared", ", ".join(f"{s['port']} ({s['reason']})" for s in capture["spared"]) or "nothing"),
+            ("proxy", f"{_proxy_line(proxy)}"),
+        ]
+    )
+    if answer["services"]:
+        rows = [
+            (s["host"] or s["name"], s["port"], s["protocol"], "healthy" if s["healthy"] else s["reason"] or "unknown")
+            for s in answer["services"]
+        ]
+        click.echo()
+        render.table(("SERVICE", "PORT", "PROTOCOL", "HEALTH"), rows)
+    if answer["plaintext_callers"]:
+        callers = [(c["service"], c["address"], c["count"], c["last_seen"] or "-") for c in answer["plaintext_callers"]]
+        click.echo()
+        render.table(("PLAIN-TEXT CALLERS OF", "FROM", "CONNECTIONS", "LAST SEEN"), callers)
+    for condition in answer["conditions"]:
+        colour = "red" if condition["severity"] == "error" else "yellow"
+        click.echo()
+        click.echo(click.style(f"{condition['severity']}: {condition['title']} ({condition['code']})", fg=colour))
+        click.echo(f"  {condition['text']}")
+
+
+def _connected(plane: dict[str, Any]) -> str:
+    return f"connected since {plane['since']}" if plane["connected"] else f"away since {plane['since']}"
+
+
+def _capture_line(capture: dict[str, Any]) -> str:
+    if not capture["active"]:
+        return "off"
+    line = f"on ({capture['backend']}), " + ("as intended" if capture["in_sync"] else "NOT as intended")
+    if capture["ports"]:
+        line += ", declared ports " + " ".join(str(port) for port in capture["ports"])
+    if capture["pending_confirm_until"]:
+        line += f", rolls back in {left(capture['pending_confirm_until'])} unless: meshagent confirm"
+    return line
+
+
+def _proxy_line(proxy: dict[str, Any]) -> str:
+    if not proxy["pid"]:
+        return "not running"
+    ready = "ready" if proxy["ready"] else "starting"
+    return (
+        f"Envoy {proxy['version']}, {ready}, pid {proxy['pid']}, epoch {proxy['epoch']}, {proxy['restarts']} restarts"
+    )
+
+
+def left(rfc3339: str) -> str:
+    """``6 d 23 h``: time from now to an RFC 3339 time, two units; raises ``MeshagentError`` for no time at all."""
+    try:
+        seconds = int((datetime.fromisoformat(rfc3339) - datetime.now(UTC)).total_seconds())
+    except ValueError:
+        raise MeshagentError("bad-time", f"{rfc3339!r} is not a time") from None
+    if seconds <= 0:
+        return "0 s (past)"
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    parts = []
+    for size, name in units:
+        count, seconds = divmod(seconds, size)
+        if count or parts:
+            parts.append(f"{count} {name}")
+    return " ".join(parts[:2])
