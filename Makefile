@@ -16,7 +16,7 @@ test-long: ## minutes, not seconds: long durations and cold builds
 	@env=$$(packaging/dev/setup test); eval "$$env"; python -m pytest -m long $(ARGS)
 
 protos: ## generate meshagent/protocol/pb again from the .proto files
-	@env=$$(packaging/dev/setup test); eval "$$env"; python -m meshagent.protocol.proto.generate
+	@env=$$(packaging/dev/setup test); eval "$$env"; python packaging/dev/protos.py
 
 clean: ## remove caches inside the clone
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

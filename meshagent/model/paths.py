@@ -61,6 +61,20 @@ class Paths:
         return self.state / "enrolment.json"
 
     @property
+    def footprint(self) -> Path:
+        """What enrolling made on this host, so that leaving can remove it."""
+        return self.state / "footprint.json"
+
+    @property
+    def pending(self) -> Path:
+        """The confirmation that the first capture has to wait for, left here by enroll for run."""
+        return self.state / "pending.json"
+
+    @property
+    def guard_log(self) -> Path:
+        return self.run / "guard.log"
+
+    @property
     def xds_socket(self) -> Path:
         return self.run / "xds.sock"
 

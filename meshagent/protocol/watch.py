@@ -1,0 +1,115 @@
+"""What one client has of one resource type, and what is missing from there to the desired state."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meshagent.protocol.entry import Entry
+from meshagent.protocol.types import MAX_NAME_BYTES, MAX_NAMES, NAMED_ONLY, WILDCARD, ProtocolError
+
+#: In ``Watch.held``: the client was told that this name does not exist. No content hash is empty.
+ABSENT = ""
+
+
+@dataclass(slots=True)
+class Watch:
+    """One type on one stream.
+
+    ``held``: name -> version the client has or was last sent. ``greeted``: the first request has been answered, if
+    only by an empty response (Envoy's start waits for it). ``dirty``: something may be missing. ``compared``: the
+    map last compared to the end, so that an unchanged one costs nothing. ``parts``: names that must not share a
+    response with names of another part (see ``separate``).
+    """
+
+    wildcard: bool = False
+    names: set[str] = field(default_factory=set)
+    held: dict[str, str] = field(default_factory=dict)
+    greeted: bool = False
+    dirty: bool = True
+    compared: Mapping[str, Entry] | None = None
+    parts: dict[str, int] = field(default_factory=dict)
+
+    def subscribe(self, subscribe: Iterable[str], unsubscribe: Iterable[str]) -> None:
+        """A later request. A name asked for again is sent again: a re-warmed cluster waits for its endpoints.
+
+        A name unsubscribed but covered by the wildcard is sent again too: the client dropped it.
+        """
+        wanted, unwanted = checked_names(subscribe), checked_names(unsubscribe)
+        if not wanted and not unwanted:
+            return
+        self.wildcard = WILDCARD in wanted or (self.wildcard and WILDCARD not in unwanted)
+        self.names = (self.names - unwanted | wanted) - {WILDCARD}
+        if len(self.names) > MAX_NAMES:
+            raise ProtocolError(f"more than {MAX_NAMES} names subscribed")
+        for name in wanted | unwanted:
+            self.held.pop(name, None)
+        if not self.wildcard:
+            self.held = {name: version for name, version in self.held.items() if name in self.names}
+        self.dirty = True
+
+    def changed(self, entries: Mapping[str, Entry]) -> list[str]:
+        """Names to send, sorted by part and name: wanted, existing, and not held in this version."""
+        wanted: Collection[str] = entries.keys() if self.wildcard else self.names & entries.keys()
+        held = self.held
+        missing = sorted(name for name in wanted if held.get(name) != entries[name].version)
+        return sorted(missing, key=lambda name: self.parts.get(name, 0)) if self.parts else missing
+
+    def removed(self, entries: Mapping[str, Entry]) -> list[str]:
+        """Names to report as gone, sorted: held but no longer existing, or asked for by name and not existing."""
+        gone = {name for name, version in self.held.items() if version != ABSENT and name not in entries}
+        gone.update(name for name in self.names if name not in entries and name not in self.held)
+        return sorted(gone)
+
+    def sent(self, resources: Mapping[str, str], removed: Iterable[str]) -> None:
+        """Record what was just sent as held."""
+        self.held.update(resources)
+        for name in resources if self.parts else ():
+            self.parts.pop(name, None)
+        for name in removed:
+            if name in self.names:
+                self.held[name] = ABSENT
+            else:
+                self.held.pop(name, None)
+
+    def separate(self, resources: Mapping[str, str], error: str) -> None:
+        """A response was refused: send what was good in it again, apart from what was bad.
+
+        Good is what the error does not name; where it names nothing, each half is tried by itself, so that in the
+        end what is refused stands alone.
+        """
+        if len(resources) < 2:
+            return
+        good = [name for name in sorted(resources) if not _named(name, error)]
+        if len(good) == len(resources):
+            first = max(self.parts.values(), default=0) + 1
+            self.parts.update({name: first + (2 * i >= len(good)) for i, name in enumerate(good)})
+        for name in good:
+            if self.held.get(name) == resources[name]:
+                del self.held[name]
+                self.dirty = True
+
+
+def _named(name: str, text: str) -> bool:
+    """True when ``text`` speaks of ``name`` (and not of a longer name that holds it)."""
+    return name in text and re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None
+
+
+def first_watch(
+    type_url: str, subscribe: Iterable[str], unsubscribe: Iterable[str], versions: Mapping[str, str]
+) -> Watch:
+    """The first request of a type on a stream; ``versions`` is what the client kept from an earlier stream."""
+    if len(versions) > MAX_NAMES:
+        raise ProtocolError(f"the client claims to hold more than {MAX_NAMES} resources")
+    names = checked_names(subscribe)
+    wildcard = WILDCARD in names or (not names and type_url not in NAMED_ONLY)
+    wanted = names - {WILDCARD} - checked_names(unsubscribe)
+    held = {name: version or "?" for name, version in versions.items() if wildcard or name in wanted}
+    return Watch(wildcard=wildcard, names=wanted, held=held)
+
+
+def checked_names(names: Iterable[str]) -> set[str]:
+    """The names as a set; ``ProtocolError`` when one is empty or too long, or there are too many."""
+    result = set(names)
+    if len(result) > MAX_NAMES or any(not name or len(name) > MAX_NAME_BYTES for name in result):
+        raise ProtocolError("subscriptions with empty, overlong or too many names")
+    return result
