@@ -114,7 +114,7 @@ def left(rfc3339: str) -> str:
     if seconds <= 0:
         return "0 s (past)"
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-    parts = []
+    parts: list[str] = []
     for size, name in units:
         count, seconds = divmod(seconds, size)
         if count or parts:

@@ -1,4 +1,4 @@
-"""A control plane in memory, made of the real publisher: streams by ``dial``, a snapshot to change, verdicts to read."""
+"""A control plane in memory, made of the real publisher: streams by ``dial``, a snapshot to set, verdicts to read."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,0 +1,446 @@
+"""An agent's start and stop, told in order. Parts meet here and nowhere else.
+
+The order keeps what works working: what was last known good is served to Envoy before the control plane is reached,
+the guard and Envoy are found again before anything is started, rules change only when Envoy can take what they send.
+The stop takes nothing away: Envoy, guard and rules go on until the host leaves.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from meshagent import __version__
+from meshagent.agent import footprint as footprints
+from meshagent.agent.capture.controller import CaptureController, Inputs
+from meshagent.agent.control.methods import Methods, Parts
+from meshagent.agent.control.status import Known
+from meshagent.agent.envoy.bootstrap import ProxyNode
+from meshagent.agent.envoy.launch import Launcher, ProxyUser
+from meshagent.agent.envoy.process import Proxy
+from meshagent.agent.footprint import Footprint
+from meshagent.agent.gates import Gates
+from meshagent.agent.guarding import ensure_guard
+from meshagent.agent.health.tracker import Tracker
+from meshagent.agent.here import Here
+from meshagent.agent.identity.hubclock import HubClock
+from meshagent.agent.identity.keys import WorkloadKeyKind
+from meshagent.agent.identity.keystore import Enrolment, Keystore
+from meshagent.agent.identity.rotator import Rotator
+from meshagent.agent.identity.sds import SdsServer
+from meshagent.agent.names.resolver import DnsPlan, ResolverFacts
+from meshagent.agent.names.resolver import decide as decide_dns
+from meshagent.agent.names.server import NamesServer
+from meshagent.agent.names.table import NameIndex, build_index
+from meshagent.agent.relay.cache import Cache
+from meshagent.agent.relay.relay import Relay
+from meshagent.agent.relay.server import RelayServer
+from meshagent.agent.reports import Reports
+from meshagent.agent.services.announce import Announcer as Announcing
+from meshagent.agent.services.announce import HostFacts as HostDescription
+from meshagent.agent.services.declared import Declared
+from meshagent.agent.services.locate import Locator
+from meshagent.agent.services.probe import Prober
+from meshagent.agent.upstream.announce import Announcer
+from meshagent.agent.upstream.dial import Dialer
+from meshagent.agent.upstream.session import Session
+from meshagent.agent.upstream.signer import Signer
+from meshagent.config.follow import FollowedConfig
+from meshagent.config.settings import AgentConfig, CaptureConfig, DnsMode, Ipv6Mode
+from meshagent.guard.client import GuardClient
+from meshagent.machine import files, sockets, state
+from meshagent.machine.notify import notify
+from meshagent.model.errors import MeshagentError
+from meshagent.model.identity import Identity
+from meshagent.model.paths import Paths
+from meshagent.model.posture import Posture
+from meshagent.model.service import ServiceHealth
+from meshagent.observe import log as logging
+from meshagent.protocol.announce import announcement_message
+from meshagent.protocol.node import NodeId, Workload, build_node
+from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
+from meshagent.protocol.subscriber import Subscriber
+from meshagent.protocol.types import CDS, HOST_POLICY, LDS, NDS
+from meshagent.runtime.clock import SystemClock
+from meshagent.runtime.latest import Latest
+from meshagent.runtime.tasks import Supervisor
+from meshagent.transport.local_server import LocalServer
+
+log = structlog.get_logger()
+
+
+async def run_agent(paths: Paths) -> None:
+    """Run until SIGTERM, SIGINT or ``leave``. Raises ``MeshagentError`` when it can't start."""
+    stop = _stop_on_signals()
+    async with contextlib.AsyncExitStack() as down:
+        agent = Agent(paths, stop)
+        await agent.start(down)
+        notify("READY=1", f"STATUS=in the mesh as {agent.enrolment.host_name}")
+        log.info("agent started", host=agent.enrolment.host_name, version=__version__)
+        await stop.wait()
+        notify("STOPPING=1")
+        log.info("agent stopping; proxy, guard and rules go on")
+
+
+@dataclass(frozen=True, slots=True)
+class _Derived:
+    """Values made from others; ``_derive`` keeps them."""
+
+    posture: Latest[Posture]
+    capture_config: Latest[CaptureConfig]
+    dns: Latest[DnsPlan]
+    capture_dns: Latest[bool]
+    names: Latest[NameIndex]
+    health: Latest[Mapping[str, ServiceHealth]]
+    host: Latest[HostDescription]
+    announcement: Latest[Announcement]
+    names_served: Latest[bool]
+
+
+class Agent:
+    """Everything one agent consists of."""
+
+    def __init__(self, paths: Paths, stop: asyncio.Event) -> None:
+        self.paths, self._stop = paths, stop
+        self.clock = SystemClock()
+        self.tracker = Tracker(self.clock)
+        self.keystore = Keystore(paths.state)
+        self.enrolment: Enrolment = self.keystore.load_enrolment()
+        self.identity: Latest[Identity] = Latest(_require_identity(self.keystore))
+        self.footprint: Footprint = _require_footprint(paths)
+        self.config = FollowedConfig(paths.config, self.tracker)
+        self.guard = GuardClient(paths.guard_socket)
+
+    async def start(self, down: contextlib.AsyncExitStack) -> None:
+        """Bring everything up; ``down`` undoes what must not outlive the agent, in reverse."""
+        config = await self.config.start()
+        logging.set_up(config.log.level.value, config.log.format.value)
+        files.make_dir(self.paths.run, mode=0o755)
+        hubs = config.hub or self.enrolment.hub_addresses
+        self.here = Here(hubs, self.footprint.uid, config.advertise)
+        await self.here.start()
+        self._wire(config)
+        control = LocalServer(self.paths.control_socket, self._methods().table())
+        await control.start()  # first: it is also what keeps a second agent away from this root
+        down.push_async_callback(control.close)
+        await asyncio.to_thread(ensure_guard, self.paths)
+        for server in (self.sds, self.relay_server):
+            await server.start()
+            down.push_async_callback(server.stop)
+        await self._start_names(down)
+        tasks = await down.enter_async_context(Supervisor(_report_failure))
+        self._start_tasks(tasks)
+        await self._arm_pending()
+
+    # --- making the parts
+
+    def _wire(self, config: AgentConfig) -> None:
+        self._wire_identity(config)
+        self._wire_relay(config)
+        self._wire_services()
+        self._wire_capture(config)
+        self.proxy = Proxy(
+            self.paths,
+            Launcher(
+                self.paths,
+                ProxyUser(self.footprint.uid, self.footprint.gid),
+                ProxyNode(id=self.enrolment.host_name, cluster=self.enrolment.service_account),
+                concurrency=config.proxy.concurrency,
+            ),
+            self.tracker,
+            self.clock,
+            configured=Path(config.proxy.binary) if config.proxy.binary else None,
+        )
+        self.gates = Gates(self.guard, self.proxy.state, self.derived.names_served, self._fail_open)
+        self.reports = Reports(self.tracker, self.session.state, self.hub_clock, self.announcer.result)
+
+    def _wire_identity(self, config: AgentConfig) -> None:
+        hubs = config.hub or self.enrolment.hub_addresses
+        self.hub_clock = HubClock(self.clock)
+        self.dialer = Dialer(self.enrolment.server_name)
+        signer = Signer(self.dialer.create_certificate, hubs, self.identity)
+        self.rotator = Rotator(
+            self.identity,
+            signer,
+            self.keystore,
+            self.hub_clock,
+            self.tracker,
+            key_kind=WorkloadKeyKind(config.identity.key_type.value.removeprefix("ecdsa-").replace("-", "")),
+        )
+        self.sds = SdsServer(self.identity, self.paths.sds_socket, self.footprint.gid)
+
+    def _wire_relay(self, config: AgentConfig) -> None:
+        hubs = config.hub or self.enrolment.hub_addresses
+        cache = Cache(self.paths.state / "last-known-good", self.clock, self.tracker)
+        self.cache, self.relay = cache, Relay(cache, self.tracker)
+        self.relay_server = RelayServer(self.relay, self.paths.xds_socket, self.footprint.gid)
+        subscriber = Subscriber(build_node(self._workload(config)), (CDS, LDS, NDS, HOST_POLICY))
+        subscriber.restore(self.relay.restore())
+        self.session = Session(
+            subscriber, self.relay.offer, self.relay.wanted, self.dialer.ads, hubs, self.identity, self.clock
+        )
+
+    def _workload(self, config: AgentConfig) -> Workload:
+        enrolment, addresses = self.enrolment, self.here.addresses.value
+        if not addresses:
+            raise MeshagentError("no-address", "this host has no address that others could reach", hint="ip address")
+        return Workload(
+            NodeId(addresses[0], enrolment.host_name, enrolment.namespace, enrolment.zone),
+            enrolment.service_account,
+            addresses=addresses,
+            labels=dict(config.labels),
+            agent_version=__version__,
+        )
+
+    def _wire_services(self) -> None:
+        self.declared = Declared(self.paths.services_dir, self.tracker)
+        self.locator = Locator(self.declared.services, self.here.addresses, sockets.listeners)
+        self.prober = Prober(self.locator.check_address, self.tracker)
+
+    def _wire_capture(self, config: AgentConfig) -> None:
+        self.derived = _Derived(
+            posture=Latest(config.posture),
+            capture_config=Latest(config.capture),
+            dns=Latest(DnsPlan(DnsMode.OFF)),
+            capture_dns=Latest(False),
+            names=Latest(NameIndex(self.enrolment.zone)),
+            health=Latest({}),
+            host=Latest(self._description(config)),
+            announcement=Latest(Announcement()),
+            names_served=Latest(False),
+        )
+        derived = self.derived
+        self.capture = CaptureController(
+            Inputs(
+                facts=self.here.facts,
+                posture=derived.posture,
+                config=derived.capture_config,
+                services=self.declared.services,
+                policy=self.relay.taps.policy,
+                mesh=self.relay.taps.addresses,
+                capture_dns=derived.capture_dns,
+            ),
+            self.guard,
+            self.tracker,
+            self._restart_guard,
+        )
+        self.names = NamesServer(derived.names, derived.dns, self.tracker)
+        self.announcing = Announcing(
+            derived.host,
+            self.declared.services,
+            self.locator.targets,
+            derived.health,
+            self.tracker.latest,
+        )
+        self.announcer = Announcer(
+            derived.announcement,
+            self.dialer.announce,
+            config.hub or self.enrolment.hub_addresses,
+            self.identity,
+            self.clock,
+            heard_time=self.hub_clock.heard,
+        )
+
+    # --- starting them
+
+    async def _start_names(self, down: contextlib.AsyncExitStack) -> None:
+        """Names are answered from last-known-good before the first query is captured; without them capture goes on."""
+        self._derive_names()
+        try:
+            await self.names.start()
+        except MeshagentError as error:
+            self.tracker.set("names-failed", error.message)
+            log.error("names are not served", error=error.message)
+            return
+        down.push_async_callback(self.names.close)
+        self.derived.names_served.set(True)
+
+    def _start_tasks(self, tasks: Supervisor) -> None:
+        work = {
+            "conditions": self.tracker.run,
+            "config": self.config.run,
+            "here": self.here.run,
+            "derive": self._derive,
+            "cache": self.relay.run,
+            "session": self.session.run,
+            "rotator": self.rotator.run,
+            "declared": self.declared.run,
+            "locator": self.locator.run,
+            "prober": lambda: self.prober.run(self.declared.services),
+            "announcing": self.announcing.run,
+            "announce": self._announce,
+            "proxy": self.proxy.run,
+            "capture": self.capture.run,
+            "gates": self.gates.run,
+            "reports": self.reports.run,
+        }
+        for name, run in work.items():
+            tasks.start(name, run)
+
+    async def _announce(self) -> None:
+        """The stream opens as soon as there is something to say, and follows it from then on."""
+        opened: asyncio.Task[None] | None = None
+        try:
+            async for announced in self.announcing.announcement.watch():
+                if announced is None:
+                    continue
+                self.derived.announcement.set(announcement_message(announced))
+                opened = opened or asyncio.create_task(self.announcer.run())
+        finally:
+            if opened is not None:
+                opened.cancel()
+                await asyncio.gather(opened, return_exceptions=True)
+
+    async def _arm_pending(self) -> None:
+        """The first capture after ``enroll --confirm`` waits for a confirmation; asked for once."""
+        found = state.read_state(self.paths.pending)
+        files.remove_file(self.paths.pending)
+        seconds = (found.data or {}).get("seconds")
+        if isinstance(seconds, int) and seconds > 0:
+            await self.capture.begin_trial(seconds, {"posture": self.derived.posture.value.value})
+
+    async def _restart_guard(self) -> None:
+        await asyncio.to_thread(ensure_guard, self.paths)
+
+    # --- values made from others
+
+    async def _derive(self) -> None:
+        """Recompute everything derived whenever a source changed; all of it is cheap and pure."""
+        sources: tuple[Latest[object], ...] = (  # type: ignore[assignment]  # Latest is invariant, reading isn't
+            self.config.config,
+            self.here.conf,
+            self.here.addresses,
+            self.here.facts,
+            self.relay.taps.names,
+            self.prober.health,
+            self.proxy.state,
+            self.derived.names_served,
+        )
+        while True:
+            versions = [source.version for source in sources]
+            self._derive_once()
+            waits = [asyncio.ensure_future(s.newer(v)) for s, v in zip(sources, versions, strict=True)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+
+    def _derive_once(self) -> None:
+        config, derived = self.config.config.value, self.derived
+        derived.posture.set(config.posture)
+        derived.capture_config.set(config.capture)
+        self._derive_names()
+        derived.health.set(self._health())
+        derived.host.set(replace(self._description(config), envoy_version=self.proxy.state.value.version))
+
+    def _description(self, config: AgentConfig) -> HostDescription:
+        return HostDescription(
+            boot_id=self.here.boot_id,
+            addresses=self.here.addresses.value,
+            posture=config.posture,
+            locality=config.locality,
+            agent_version=__version__,
+        )
+
+    def _derive_names(self) -> None:
+        config, derived = self.config.config.value, self.derived
+        plan = decide_dns(config.dns.mode, config.posture, ResolverFacts(self.here.conf.value))
+        derived.dns.set(plan)
+        derived.capture_dns.set(plan.mode is DnsMode.CAPTURE and derived.names_served.value)
+        index = build_index(
+            self.relay.taps.names.value,
+            namespace=self.enrolment.namespace,
+            zone=self.enrolment.zone,
+            ipv6=self.here.facts.value.ipv6_usable and config.capture.ipv6 in (Ipv6Mode.AUTO, Ipv6Mode.CAPTURE),
+        )
+        derived.names.set(index)
+
+    def _health(self) -> Mapping[str, ServiceHealth]:
+        """A service that the mesh reaches through our proxy is as well as the proxy."""
+        health = self.prober.health.value
+        if self.proxy.state.value.ready:
+            return health
+        return {name: replace(known, healthy=False, reason="the proxy is not ready") for name, known in health.items()}
+
+    def _fail_open(self) -> bool:
+        return self.capture.decide().fail_open
+
+    # --- the control socket
+
+    def _methods(self) -> Methods:
+        return Methods(
+            Parts(
+                config_path=self.paths.config,
+                config=self.config,
+                posture=self.derived.posture,
+                capture=self.capture,
+                guard=self.guard,
+                relay=self.relay,
+                rotator=self.rotator,
+                announcer=self.announcer,
+                known=self._known,
+                stop=self._stop,
+            )
+        )
+
+    async def _known(self) -> Known:
+        try:
+            callers = await self.capture.callers()
+        except MeshagentError:
+            callers = ()  # the guard is away: its condition says so
+        saved = self.cache.saved_at.value
+        return Known(
+            enrolment=self.enrolment,
+            identity=self.identity.value,
+            renew_at=self.rotator.due,
+            posture=self.derived.posture.value,
+            upstream=self.session.state.value,
+            capture=self.capture.status.value,
+            proxy=self.proxy.state.value,
+            services=self.declared.services.value,
+            health=self.derived.health.value,
+            announced=self.announcer.result.value,
+            callers=callers,
+            conditions=self.tracker.conditions(),
+            config_age=(self.clock.now() - saved).total_seconds() if saved else None,
+            now=self.clock.now(),
+        )
+
+
+def _require_identity(keystore: Keystore) -> Identity:
+    identity = keystore.load_identity()
+    if identity is None:
+        raise MeshagentError(
+            "identity-damaged",
+            "this host is enrolled but its certificate is gone",
+            hint="meshagent leave, then enrol again",
+        )
+    return identity
+
+
+def _require_footprint(paths: Paths) -> Footprint:
+    found = footprints.load(paths)
+    if found is None or found.uid <= 0:
+        raise MeshagentError(
+            "footprint-damaged",
+            "the record of what enrolling made here is gone",
+            hint="meshagent leave, then enrol again",
+        )
+    return found
+
+
+def _report_failure(name: str, error: Exception, retry_in: float) -> None:
+    log.error("a part of the agent failed and starts again", part=name, retry_in=round(retry_in, 2), exc_info=error)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop

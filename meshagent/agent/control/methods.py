@@ -1,0 +1,158 @@
+"""What the control socket can be asked. Root only: the socket is 0600 and callers are checked again."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshagent.agent.capture.controller import CaptureController
+from meshagent.agent.control.peers import build_peers
+from meshagent.agent.control.status import Known, build_status, from_epoch, rfc3339
+from meshagent.agent.identity.rotator import Rotator
+from meshagent.agent.relay.relay import Relay
+from meshagent.agent.upstream.announce import Announcer
+from meshagent.config.edit import set_posture
+from meshagent.config.follow import FollowedConfig
+from meshagent.guard.client import GuardClient
+from meshagent.model.errors import UsageError
+from meshagent.model.identity import Identity
+from meshagent.model.posture import Posture
+from meshagent.runtime.latest import Latest
+from meshagent.transport.local_server import Method
+
+MAX_CONFIRM_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Who answers. ``known`` collects everything status shows; ``stop`` ends the daemon."""
+
+    config_path: Path
+    config: FollowedConfig
+    posture: Latest[Posture]
+    capture: CaptureController
+    guard: GuardClient
+    relay: Relay
+    rotator: Rotator
+    announcer: Announcer
+    known: Callable[[], "asyncio.Future[Known] | Any"]
+    stop: asyncio.Event
+
+
+class Methods:
+    """Method name -> answer, as docs/cli.md shapes them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def table(self) -> dict[str, Method]:
+        """For ``LocalServer``."""
+        return {
+            "status": self.status,
+            "posture.get": self.posture_get,
+            "posture.set": self.posture_set,
+            "confirm": self.confirm,
+            "peers": self.peers,
+            "capture.show": self.capture_show,
+            "capture.verify": self.capture_verify,
+            "certs": self.certs,
+            "certs.rotate": self.certs_rotate,
+            "plan.facts": self.plan_facts,
+            "leave": self.leave,
+        }
+
+    async def status(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return build_status(await self._parts.known())
+
+    async def posture_get(self, _params: dict[str, Any]) -> dict[str, Any]:
+        until = self._parts.capture.status.value.pending_confirm_until
+        return {"posture": self._parts.posture.value.value, "confirm_until": from_epoch(until)}
+
+    async def posture_set(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Writes agent.yaml and applies; ``confirm`` seconds arm the guard's dead-man before anything changes."""
+        parts = self._parts
+        posture, seconds = _posture(params.get("posture")), _seconds(params.get("confirm", 0))
+        before = parts.posture.value
+        await asyncio.to_thread(parts.guard.acknowledge)
+        if seconds and posture is not before:
+            await parts.capture.begin_trial(seconds, {"posture": posture.value, "before": before.value})
+        await asyncio.to_thread(set_posture, parts.config_path, posture)
+        await parts.config.refresh()
+        parts.posture.set(posture)
+        await parts.capture.acknowledge()
+        return await self.posture_get({})
+
+    async def confirm(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return {"confirmed": await self._parts.capture.confirm()}
+
+    async def peers(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return build_peers(self._parts.relay.snapshot.value, self._parts.relay.taps.names.value)
+
+    async def capture_show(self, _params: dict[str, Any]) -> dict[str, Any]:
+        counters = await self._parts.capture.counts()
+        return {
+            "ruleset": self._parts.capture.plan().table,
+            "counters": [{"chain": c.chain, "reason": c.reason, "packets": c.packets} for c in counters],
+        }
+
+    async def capture_verify(self, _params: dict[str, Any]) -> dict[str, Any]:
+        found = await self._parts.capture.verify()
+        status = self._parts.capture.status.value
+        same = found.value == "equal" and status.in_sync
+        why = [] if same else [status.error or f"the table in the kernel is {found.value}"]
+        return {"in_sync": same, "differences": why}
+
+    async def certs(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return _certs(self._parts.rotator.identity.value, self._parts.rotator)
+
+    async def certs_rotate(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return _certs(await self._parts.rotator.rotate_now(), self._parts.rotator)
+
+    async def plan_facts(self, _params: dict[str, Any]) -> dict[str, Any]:
+        """What only the daemon knows of a plan: the mesh's addresses and what the mesh says about our ports."""
+        taps = self._parts.relay.taps
+        return {
+            "mesh": [[str(address.ip), address.port] for address in sorted(taps.addresses.value, key=str)],
+            "policy": {str(port): mode.value for port, mode in taps.policy.value.plaintext.items()},
+        }
+
+    async def leave(self, _params: dict[str, Any]) -> dict[str, Any]:
+        """Say goodbye to the hub and end; capture and proxy stay for ``meshagent leave`` to take down."""
+        heard = await self._parts.announcer.goodbye(for_good=True)
+        asyncio.get_running_loop().call_later(0.05, self._parts.stop.set)  # after the answer is written
+        return {"goodbye": heard}
+
+
+def _posture(value: object) -> Posture:
+    try:
+        return Posture(str(value))
+    except ValueError:
+        known = ", ".join(posture.value for posture in Posture)
+        raise UsageError("bad-posture", f"{str(value)[:40]!r} is not a posture", hint=f"known: {known}") from None
+
+
+def _seconds(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= MAX_CONFIRM_SECONDS:
+        raise UsageError("bad-confirm", f"confirm takes 0 to {MAX_CONFIRM_SECONDS} seconds")
+    return value
+
+
+def _certs(identity: Identity, rotator: Rotator) -> dict[str, Any]:
+    return {
+        "spiffe_id": str(identity.spiffe_id),
+        "serial": identity.serial,
+        "not_before": rfc3339(identity.not_before),
+        "not_after": rfc3339(identity.not_after),
+        "renew_at": rfc3339(rotator.due),
+        "chain": _split(identity.chain_pem),
+        "bundle": _split(identity.bundle_pem),
+        "now": from_epoch(time.time()),
+    }
+
+
+def _split(pem: str) -> list[str]:
+    """One string per certificate."""
+    end = "-----END CERTIFICATE-----\n"
+    return [part + end for part in pem.split(end) if part.strip()]

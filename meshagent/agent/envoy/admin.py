@@ -1,0 +1,161 @@
+"""Envoy's admin interface over its Unix socket: few calls, each bounded in time and size.
+
+Plain HTTP/1.1 with ``Connection: close`` written by hand: one request per connection, no library, no keep-alive state.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshagent.model.errors import MeshagentError
+
+#: The largest answer is ``/clusters`` of a mesh of 1,000 services, about 6 MB.
+MAX_BODY = 32 << 20
+MAX_HEAD = 64 << 10
+
+#: A healthy Envoy answers in a millisecond; its main thread is busy for half a second with 1,000 new clusters.
+TIMEOUT = 2.0
+
+_CRED = struct.Struct("=3i")  # struct ucred: pid, uid, gid
+
+
+class AdminError(MeshagentError):
+    """The admin interface did not answer as it should: the proxy is gone, hung, or still starting."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("proxy-admin", f"the proxy's admin interface {why}", hint="see `meshagent status`")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer."""
+
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
+class Admin:
+    """The admin interface of one epoch."""
+
+    def __init__(self, path: Path, timeout: float = TIMEOUT) -> None:
+        self.path = path
+        self._timeout = timeout
+
+    async def owner(self) -> int:
+        """Pid of the process that made this socket listen (SO_PEERCRED, unix(7)); a hung one is named too."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                _, writer = await asyncio.open_unix_connection(self.path)
+        except (TimeoutError, OSError) as error:
+            raise AdminError("can't be reached") from error
+        try:
+            peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CRED.size)
+        finally:
+            writer.close()
+        return int(_CRED.unpack(peer)[0])
+
+    async def state(self) -> str:
+        """``LIVE``, ``DRAINING``, ``PRE_INITIALIZING`` or ``INITIALIZING`` (``/ready``)."""
+        return (await self._call("GET", "/ready", accept=(200, 503))).text.strip()
+
+    async def stats(self, pattern: str) -> Mapping[str, int]:
+        """Counters and gauges whose names match ``pattern`` (RE2, matched anywhere in the name)."""
+        quoted = "".join(c if c.isalnum() or c in "._-" else f"%{ord(c):02X}" for c in pattern)
+        answer = await self._call("GET", f"/stats?format=json&type=All&filter={quoted}")
+        found = _object(answer).get("stats", [])
+        return {s["name"]: s["value"] for s in found if isinstance(s.get("value"), int)}
+
+    async def server_info(self) -> Mapping[str, Any]:
+        """Version, epoch, uptime, command line (``/server_info``)."""
+        return _object(await self._call("GET", "/server_info"))
+
+    async def clusters(self) -> Mapping[str, Any]:
+        """Every cluster with its hosts (``/clusters?format=json``, ``envoy.admin.v3.Clusters``)."""
+        return _object(await self._call("GET", "/clusters?format=json"))
+
+    async def listeners(self) -> Mapping[str, Any]:
+        """Active listeners (``/listeners?format=json``, ``envoy.admin.v3.Listeners``)."""
+        return _object(await self._call("GET", "/listeners?format=json"))
+
+    async def certs(self) -> Mapping[str, Any]:
+        """Certificates in use, never keys (``/certs``, ``envoy.admin.v3.Certificates``)."""
+        return _object(await self._call("GET", "/certs"))
+
+    async def drain_listeners(self) -> None:
+        """Stop taking connections politely; what is open goes on (``graceful&skip_exit``)."""
+        await self._call("POST", "/drain_listeners?graceful&skip_exit")
+
+    async def fail_healthcheck(self) -> None:
+        """From now on ``/ready`` says no."""
+        await self._call("POST", "/healthcheck/fail")
+
+    async def _call(self, method: str, path: str, accept: tuple[int, ...] = (200,)) -> Answer:
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await self._exchange(method, path)
+        except TimeoutError as error:
+            raise AdminError(f"did not answer within {self._timeout:g} s") from error
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise AdminError("can't be reached") from error
+        if answer.status not in accept:
+            raise AdminError(f"answered {answer.status} to {path.partition('?')[0]}")
+        return answer
+
+    async def _exchange(self, method: str, path: str) -> Answer:
+        reader, writer = await asyncio.open_unix_connection(self.path, limit=MAX_HEAD)
+        try:
+            length = "Content-Length: 0\r\n" if method == "POST" else ""
+            writer.write(f"{method} {path} HTTP/1.1\r\nHost: admin\r\n{length}Connection: close\r\n\r\n".encode())
+            await writer.drain()
+            return await _read_answer(reader)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> Answer:
+    """RFC 9112: status line, headers, then a chunked body, one of a stated length, or all until the end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    status = int(head[0].removeprefix("HTTP/1.1 ")[:3])
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return Answer(status, await _read_chunks(reader))
+    if "content-length" in headers:
+        return Answer(status, await reader.readexactly(_bounded(int(headers["content-length"]))))
+    body = await reader.read(MAX_BODY)
+    return Answer(status, body)
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    body = bytearray()
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        body += await reader.readexactly(_bounded(size + len(body)) - len(body))
+        await reader.readexactly(2)
+    return bytes(body)
+
+
+def _bounded(size: int) -> int:
+    if not 0 <= size <= MAX_BODY:
+        raise ValueError("answer too large")
+    return size
+
+
+def _object(answer: Answer) -> Mapping[str, Any]:
+    try:
+        value = json.loads(answer.body)
+    except ValueError as error:
+        raise AdminError("answered something else than JSON") from error
+    if not isinstance(value, dict):
+        raise AdminError("answered something else than an object")
+    return value

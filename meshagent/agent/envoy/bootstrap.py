@@ -1,0 +1,127 @@
+"""What Envoy is told on its first day: who it is and where its two sockets are; everything else comes over xDS.
+
+No keys and no certificates are in here (error texts of Envoy may quote the whole configuration), no TCP port is opened,
+and the admin interface is a socket that only root and the proxy's own user can open.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meshagent.model.marks import PROXY_MARK
+
+Json = dict[str, Any]
+
+XDS_CLUSTER = "xds-grpc"
+SDS_CLUSTER = "sds-grpc"
+
+#: asm-generic/socket.h
+SOL_SOCKET = 1
+SO_MARK = 36
+
+_TYPE = "type.googleapis.com/"
+
+#: What is counted. A proxy with 1,000 services has 120 numbers per cluster by default, 40 MB of names and values;
+#: these are the ones that ``status``, ``peers`` and the metrics endpoint show.
+STAT_PREFIXES = ("server.", "listener_manager.", "cluster_manager.", "control_plane.", "sds.", "http.", "listener.")
+STAT_SUFFIXES = (
+    ".upstream_cx_total",
+    ".upstream_cx_active",
+    ".upstream_cx_connect_fail",
+    ".upstream_cx_connect_timeout",
+    ".upstream_rq_total",
+    ".upstream_rq_active",
+    ".upstream_rq_5xx",
+    ".upstream_rq_pending_failure_eject",
+    ".membership_total",
+    ".membership_healthy",
+    ".ssl.handshake",
+    ".ssl.session_reused",
+    ".ssl.connection_error",
+    ".ssl.fail_verify_san",
+    ".ssl.fail_verify_error",
+    ".downstream_cx_total",
+    ".downstream_cx_active",
+    ".rbac.denied",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyNode:
+    """Who this proxy says it is (xDS ``Node``); ``metadata`` as JSON, booleans as strings (Istio's habit)."""
+
+    id: str
+    cluster: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Unix sockets: ours that Envoy connects to, and the one on which Envoy serves its admin interface."""
+
+    xds: Path
+    sds: Path
+    admin: Path
+
+
+def render(node: ProxyNode, sockets: Sockets) -> Json:
+    """The bootstrap (``envoy.config.bootstrap.v3.Bootstrap``) as a JSON object."""
+    return {
+        "node": {"id": node.id, "cluster": node.cluster, "metadata": dict(node.metadata)},
+        "admin": {"address": {"pipe": {"path": str(sockets.admin), "mode": 0o600}}},
+        "dynamic_resources": _dynamic_resources(),
+        "static_resources": {
+            "clusters": [_agent_cluster(XDS_CLUSTER, sockets.xds), _agent_cluster(SDS_CLUSTER, sockets.sds)]
+        },
+        "cluster_manager": {"upstream_bind_config": {"socket_options": [_mark()]}},
+        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _stat_patterns()}}},
+    }
+
+
+def _dynamic_resources() -> Json:
+    """Delta ADS. A fetch timeout of 0: Envoy is not LIVE before the first clusters and listeners are there."""
+    source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    return {
+        "ads_config": {
+            "api_type": "DELTA_GRPC",
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": True,
+            "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _reconnect()}}],
+        },
+        "cds_config": source,
+        "lds_config": source,
+    }
+
+
+def _reconnect() -> Json:
+    """Envoy's default backs off to 30 s; the agent is on this host and back within a second after an upgrade."""
+    return {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+
+
+def _agent_cluster(name: str, socket: Path) -> Json:
+    """A server of the agent on a Unix socket, HTTP/2 without TLS."""
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+    }
+
+
+def _mark() -> Json:
+    """On every upstream socket: the kernel tells the proxy's packets by it, also after Envoy closed the socket."""
+    return {"level": SOL_SOCKET, "name": SO_MARK, "int_value": PROXY_MARK, "state": "STATE_PREBIND"}
+
+
+def _stat_patterns() -> list[Json]:
+    return [{"prefix": prefix} for prefix in STAT_PREFIXES] + [{"suffix": suffix} for suffix in STAT_SUFFIXES]

@@ -1,0 +1,100 @@
+"""Which Envoy to run: adopt the one that lives, or start a new one. Decided from facts, without looking at the world.
+
+A living Envoy that is proven ours is always adopted, even if its bootstrap or binary has changed since: xDS brings
+everything that matters, and a restart for the rest is the operator's or the upgrade's choice (``next_epoch``).
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from meshagent.model.errors import MeshagentError
+
+#: Waits before starts number 1, 2, 3 … of a proxy that keeps dying, in seconds.
+BACKOFF = (0.0, 0.2, 1.0, 5.0, 10.0, 20.0, 30.0)
+
+#: A proxy that lived this long was healthy: the next death starts with the first wait again.
+HEALTHY_SECONDS = 60.0
+
+#: So many deaths without a healthy life in between are a crash loop.
+CRASH_LOOP = 4
+
+#: Envoy releases this agent is tested with, both ends included (major, minor).
+OLDEST_TESTED = (1, 37)
+NEWEST_TESTED = (1, 40)
+
+
+class Start(StrEnum):
+    """What to do when the agent comes up."""
+
+    ADOPT = "adopt"
+    FRESH = "fresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``recorded``: a record exists; ``proven``: that very process lives; ``draining``: it was told to go."""
+
+    recorded: bool
+    proven: bool
+    draining: bool = False
+
+
+def on_start(found: Found) -> Start:
+    """Adopt the recorded process only with proof; one that was told to drain is on its way out and not adopted."""
+    return Start.ADOPT if found.recorded and found.proven and not found.draining else Start.FRESH
+
+
+def restart_wait(deaths: int) -> float:
+    """Seconds before the next start after ``deaths`` ≥ 1 deaths in a row."""
+    return BACKOFF[min(max(deaths, 1) - 1, len(BACKOFF) - 1)]
+
+
+def deaths_in_a_row(before: int, lived: float) -> int:
+    """The count after one more death of a proxy that lived for ``lived`` seconds."""
+    return 1 if lived >= HEALTHY_SECONDS else before + 1
+
+
+def next_epoch(living: Collection[int]) -> int:
+    """The epoch of a hot restart beside the ``living`` ones.
+
+    Raises ``MeshagentError`` when two live: a third would end the first, and with it its long connections.
+    """
+    if len(living) > 1:
+        raise MeshagentError(
+            "restart-too-early",
+            "the previous proxy still serves long connections",
+            hint="wait until it has ended; `meshagent status` shows it",
+        )
+    return max(living, default=-1) + 1
+
+
+def parse_version(text: str) -> str | None:
+    """``1.40.0`` out of ``envoy --version``; None when the program is no Envoy.
+
+    The line reads ``.../envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL``.
+    """
+    _, found, rest = text.partition("version: ")
+    parts = rest.split("/")
+    if not found or len(parts) < 3 or "envoy" not in text:
+        return None
+    numbers = parts[1].removesuffix("-dev").split(".")
+    ok = len(numbers) == 3 and all(n.isascii() and n.isdigit() and len(n) < 5 for n in numbers)
+    return ".".join(numbers) if ok else None
+
+
+def require_tested(version: str, *, forced: bool = False) -> None:
+    """Raises ``MeshagentError`` ``envoy-untested`` for a release outside the tested range, unless forced."""
+    major, minor, _ = (int(n) for n in version.split("."))
+    if forced or OLDEST_TESTED <= (major, minor) <= NEWEST_TESTED:
+        return
+    tested = f"{_dotted(OLDEST_TESTED)} to {_dotted(NEWEST_TESTED)}"
+    raise MeshagentError(
+        "envoy-untested",
+        f"Envoy {version} is outside the tested range {tested}",
+        hint=f"install Envoy {_dotted(NEWEST_TESTED)}, or set MESHAGENT_ENVOY to such a binary",
+    )
+
+
+def _dotted(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}.{pair[1]}"

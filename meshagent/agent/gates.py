@@ -1,0 +1,67 @@
+"""Tells the guard whom to watch, so that bypass works without us: Envoy for claimed literals, ourselves for names.
+
+The guard forgets watches when it restarts and processes come and go, so what it holds is compared with what it should
+hold, on every change and every two seconds. A gate is closed again only when the process behind it can do its work.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+
+import structlog
+
+from meshagent.agent.capture.nft import PROXY_GATE, RESOLVER_GATE
+from meshagent.agent.envoy.process import ProxyState
+from meshagent.guard.client import GuardClient
+from meshagent.machine import process
+from meshagent.model.errors import MeshagentError
+from meshagent.runtime.latest import Latest
+
+log = structlog.get_logger()
+
+_LOOK_SECONDS = 2.0
+
+
+class Gates:
+    """``fail_open`` says whether literals may go around a dead proxy now; ``names`` whether the resolver serves."""
+
+    def __init__(
+        self,
+        guard: GuardClient,
+        proxy: Latest[ProxyState],
+        names: Latest[bool],
+        fail_open: Callable[[], bool],
+    ) -> None:
+        self._guard, self._proxy, self._names, self._fail_open = guard, proxy, names, fail_open
+
+    async def run(self) -> None:
+        """Keep the guard's watches right until cancelled."""
+        while True:
+            version = self._proxy.version
+            with contextlib.suppress(MeshagentError):  # a guard that is away is the capture controller's business
+                await asyncio.to_thread(self._set_right)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._proxy.newer(version), _LOOK_SECONDS)
+
+    def _set_right(self) -> None:
+        state = self._guard.state()
+        if not state["installed"]:
+            return
+        proxy = self._proxy.value
+        if proxy.pid:
+            self._watch(state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open())
+            if proxy.ready and PROXY_GATE in state["bypasses"]:
+                self._guard.recapture(PROXY_GATE)
+                log.info("captured again", gate=PROXY_GATE)
+        if self._names.value:
+            own = os.getpid()
+            self._watch(state, RESOLVER_GATE, own, process.start_time(own) or 0, True)
+            if RESOLVER_GATE in state["bypasses"]:
+                self._guard.recapture(RESOLVER_GATE)
+
+    def _watch(self, state: dict[str, object], gate: str, pid: int, started: int, opens: bool) -> None:
+        watches = state["watches"]
+        assert isinstance(watches, dict)
+        if watches.get(gate) != {"pid": pid, "opens": opens}:
+            self._guard.watch(gate, pid, started, opens=opens)

@@ -1,0 +1,141 @@
+"""Out of the mesh: say goodbye, stop capturing, let connections finish, give back the host.
+
+The order matters: discovery first, so that no peer sends new work; then the kernel, so that nothing new enters the
+proxy; then the drain; then everything we made goes, the anchor table last of the kernel's part and the enrolment last
+of the files. Each step looks at what is there, so an interrupted leave is finished by running it again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meshagent.agent import footprint as footprints
+from meshagent.agent.capture.intent import HostFacts, Wishes, decide
+from meshagent.agent.capture.nft import render
+from meshagent.agent.enroll import PROXY_USER, require_root
+from meshagent.agent.envoy import process as envoy
+from meshagent.agent.footprint import Footprint
+from meshagent.agent.guarding import ensure_guard
+from meshagent.agent.identity.keystore import Keystore
+from meshagent.guard.client import GuardClient
+from meshagent.machine import facts as machine_facts
+from meshagent.machine import files, netlink, process, users
+from meshagent.model.errors import MeshagentError
+from meshagent.model.paths import Paths
+from meshagent.model.posture import Posture
+from meshagent.runtime.waiting import until
+from meshagent.transport.local import call
+
+#: ``--wait`` waits this long at most: a month, so that a forgotten one ends at all.
+WAIT_SECONDS = 30 * 86400
+STOP_PATIENCE = 10.0
+
+
+@dataclass
+class Report:
+    """What leaving did, for the person."""
+
+    removed: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+async def leave_mesh(
+    paths: Paths, *, drain: int | None, purge: bool, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Leave; ``drain`` in seconds, None waits for the last connection. A host that never enrolled is left alone."""
+    require_root("leaving")
+    keystore = Keystore(paths.state)
+    footprint = footprints.load(paths)
+    if not keystore.enrolled and footprint is None:
+        return {"was_enrolled": False, "removed": [], "closed": [], "warnings": []}
+    report = Report()
+    progress("saying goodbye to the mesh")
+    await _stop_agent(paths, keystore, report)
+    guard = await asyncio.to_thread(ensure_guard, paths) if footprint else None
+    if guard is not None and footprint is not None and footprint.uid > 0:
+        progress("capturing nothing new")
+        await asyncio.to_thread(_stop_capturing, guard, footprint.uid)
+    progress("letting connections through the proxy finish")
+    if await envoy.end(paths, grace=WAIT_SECONDS if drain is None else drain):
+        report.removed.append("proxy")
+    if guard is not None:
+        await asyncio.to_thread(_give_back_network, guard, paths, report)
+    await asyncio.to_thread(_give_back_files, paths, keystore, footprint, purge, report)
+    return {"was_enrolled": True, **vars(report)}
+
+
+async def _stop_agent(paths: Paths, keystore: Keystore, report: Report) -> None:
+    """The daemon says goodbye to the hub and ends; a daemon that is down can't, so the hub is told by its lease."""
+    try:
+        answer = await asyncio.to_thread(call, paths.control_socket, "leave", {}, timeout=STOP_PATIENCE)
+    except (FileNotFoundError, ConnectionError, MeshagentError):
+        _warn_undelivered(keystore, report)
+        return
+    if not answer["goodbye"]:
+        _warn_undelivered(keystore, report)
+    if machine_facts.init_system() == "systemd" and str(paths.root) == "/":
+        await process.run_async(["systemctl", "disable", "--now", "meshagent.service"], check=False)
+    await until(lambda: not paths.control_socket.exists(), STOP_PATIENCE, "the agent to end")
+    report.removed.append("agent")
+
+
+def _warn_undelivered(keystore: Keystore, report: Report) -> None:
+    with contextlib.suppress(MeshagentError):
+        name = keystore.load_enrolment().host_name
+        report.warnings.append(f"the hub could not be told; on the hub run: meshagent hub host revoke {name}")
+
+
+def _stop_capturing(guard: GuardClient, uid: int) -> None:
+    """Open connections through the proxy stay (their rules do), new ones go direct."""
+    if guard.state().get("installed"):
+        guard.apply(render(decide(Wishes(Posture.OBSERVE, draining=True), HostFacts(proxy_uid=uid))))
+
+
+def _give_back_network(guard: GuardClient, paths: Paths, report: Report) -> None:
+    guard.remove(anchor=True)
+    if netlink.remove_ours():
+        report.removed.append("routes and rules")
+    guard.quit()
+    guard.close()
+    report.removed.append("kernel rules")
+
+
+def _give_back_files(
+    paths: Paths, keystore: Keystore, footprint: Footprint | None, purge: bool, report: Report
+) -> None:
+    """Run-time files, users, then keys and state; the enrolment goes with the state, last."""
+    files.remove_tree(paths.run)
+    if purge:
+        files.remove_tree(paths.etc)
+    if footprint is not None and footprint.user_created:
+        _remove_user(footprint, report)
+    keystore.wipe()
+    files.remove_tree(paths.state, wiped=True)
+    report.removed.append("keys and state")
+    for directory in reversed(footprint.directories if footprint else ()):
+        with contextlib.suppress(OSError):  # not empty: somebody put something there, it stays
+            Path(directory).rmdir()
+    if paths.etc.exists():
+        report.warnings.append(f"{paths.etc} is yours and stays; leave --purge removes it")
+
+
+def _remove_user(footprint: Footprint, report: Report) -> None:
+    """Only the user that enrolling made, and only while no other root's proxy runs as it."""
+    if any(_runs_as(pid, footprint.uid) for pid in process.pids()):
+        report.warnings.append(f"user {PROXY_USER} stays: processes of another root run as it")
+        return
+    found = users.find_user(PROXY_USER)
+    if found is not None and found.uid == footprint.uid:
+        users.remove_user(PROXY_USER)
+        report.removed.append(f"user {PROXY_USER}")
+
+
+def _runs_as(pid: int, uid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid == uid
+    except OSError:  # it ended meanwhile
+        return False

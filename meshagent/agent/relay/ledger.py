@@ -1,0 +1,195 @@
+"""What the control plane offered, what Envoy proved to take, and what is served: one type of resource, pure.
+
+Per resource: ``offered`` (the newest), ``proven`` (the newest Envoy ACKed). Served is what was offered; where Envoy
+refused it, what was proven before. So one bad resource holds up only itself.
+
+A refusal that names nobody is taken apart by trials: all suspects go back to what was proven, then half of them is
+offered again, and so on, until the bad one stands alone: log2(n) rounds for one bad among n. Removals can't be refused
+and take effect at once.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meshagent.agent.relay.nack import blame
+from meshagent.protocol.entry import Entry
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One name."""
+
+    offered: Entry
+    proven: Entry | None = None
+    reason: str = ""  # why offered was refused
+    held_back: bool = False  # waits for its trial
+    taken_back: bool = False  # while held back: Envoy has answered the way back, so a trial counts as news again
+
+    @property
+    def served(self) -> Entry | None:
+        return self.proven if self.reason or self.held_back else self.offered
+
+    @property
+    def waiting(self) -> bool:
+        """Envoy has not yet said what it thinks of ``offered``."""
+        return not self.reason and self.offered != self.proven
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All resources of one type. ``known``: the control plane has said something about this type (even "none")."""
+
+    type_url: str
+    known: bool = False
+    _slots: dict[str, _Slot] = field(default_factory=dict)
+    _trials: list[tuple[str, ...]] = field(default_factory=list)
+    _trial: tuple[str, ...] = ()
+    _served: dict[str, Entry] | None = None
+
+    # --- from the control plane
+
+    def restore(self, entries: Mapping[str, Entry]) -> None:
+        """Last-known-good from disk: all of it was in use once."""
+        self.known = True
+        self._slots = {name: _Slot(entry, entry) for name, entry in entries.items()}
+        self._served = None
+
+    def offer(self, changed: Mapping[str, Entry], removed: Iterable[str]) -> Mapping[str, str]:
+        """Take news; returns those that Envoy has refused before in exactly this form, with its reason."""
+        self.known = True
+        refused: dict[str, str] = {}
+        for name, entry in changed.items():
+            slot = self._slots.get(name)
+            if slot is None:
+                self._slots[name] = _Slot(entry)
+            elif slot.reason and slot.offered == entry:
+                refused[name] = slot.reason
+            else:
+                slot.offered, slot.reason, slot.held_back, slot.taken_back = entry, "", False, False
+        self.forget(removed)
+        return refused
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Removed, or nobody refers to them any more."""
+        for name in names:
+            self._slots.pop(name, None)
+        self._served = None
+
+    # --- from Envoy
+
+    def accepted(self, resources: Mapping[str, str], removed: Iterable[str] = ()) -> None:
+        """Envoy ACKed a response: ``resources`` name -> version as sent."""
+        for name, version in resources.items():
+            self._prove(name, version)
+        self._answered([*resources, *removed])
+
+    def refused(self, resources: Mapping[str, str], removed: Iterable[str], error: str) -> Mapping[str, str]:
+        """Envoy NACKed a response: returns the names that are to blame, with the reason.
+
+        The others are proven, or held back: when Envoy has answered the way back, half of them is tried again.
+        """
+        suspects = [name for name, version in resources.items() if self._is_on_trial(name, version)]
+        self._answered([*resources, *removed])
+        verdict = blame(self.type_url, error, suspects)
+        rest = [name for name in suspects if name not in verdict.bad]
+        for name in verdict.bad:
+            self._slots[name].reason = verdict.reason
+        if verdict.applied:
+            for name in rest:
+                self._prove(name, resources[name])
+        else:
+            self._hold_back(rest, halve=not verdict.bad)
+        self._served = None
+        self._release()
+        return dict.fromkeys(verdict.bad, verdict.reason)
+
+    def reconnected(self) -> None:
+        """A new stream: it begins with a comparison, so no way back has to be waited for."""
+        for slot in self._slots.values():
+            slot.taken_back = slot.held_back
+        self._release()
+
+    def claimed(self, versions: Mapping[str, str]) -> None:
+        """Envoy says on a new stream what it has and took before: nothing is sent again, so nothing will be ACKed."""
+        for name, version in versions.items():
+            self._prove(name, version)
+        self._release()
+
+    # --- what it comes to
+
+    @property
+    def served(self) -> Mapping[str, Entry]:
+        """What Envoy should have now. The same object until something changed."""
+        if self._served is None:
+            pairs = ((name, slot.served) for name, slot in self._slots.items())
+            self._served = {name: entry for name, entry in pairs if entry is not None}
+        return self._served
+
+    @property
+    def proven(self) -> Mapping[str, Entry]:
+        """What Envoy is known to use and the control plane still wants."""
+        return {name: slot.proven for name, slot in self._slots.items() if slot.proven is not None}
+
+    @property
+    def good(self) -> Mapping[str, Entry]:
+        """Worth keeping on disk: what was proven, else what nobody has refused."""
+        pairs = ((name, slot.proven or (None if slot.reason else slot.offered)) for name, slot in self._slots.items())
+        return {name: entry for name, entry in pairs if entry is not None}
+
+    @property
+    def offered(self) -> Mapping[str, Entry]:
+        """What the control plane last said, good or bad."""
+        return {name: slot.offered for name, slot in self._slots.items()}
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Refused names -> reason."""
+        return {name: slot.reason for name, slot in self._slots.items() if slot.reason}
+
+    def waiting(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of ``names`` on which Envoy has not said anything yet."""
+        return frozenset(name for name in names if name in self._slots and self._slots[name].waiting)
+
+    # --- inside
+
+    def _answered(self, names: Iterable[str]) -> None:
+        for name in names:
+            slot = self._slots.get(name)
+            if slot is not None and slot.held_back:
+                slot.taken_back = True
+        self._release()
+
+    def _release(self) -> None:
+        """Offer the next group whose way back is done, once the trial before is decided.
+
+        Names that were overtaken by news are left out of their group.
+        """
+        if any(self._in_flight(name) for name in self._trial):
+            return
+        self._trial = ()
+        groups = [tuple(n for n in group if n in self._slots and self._slots[n].held_back) for group in self._trials]
+        self._trials = [group for group in groups if group]
+        ready = next((g for g in self._trials if all(self._slots[name].taken_back for name in g)), None)
+        if ready is not None:
+            self._trials.remove(ready)
+            self._trial = ready
+            for name in ready:
+                self._slots[name].held_back = self._slots[name].taken_back = False
+            self._served = None
+
+    def _is_on_trial(self, name: str, version: str) -> bool:
+        return self._in_flight(name) and self._slots[name].offered.version == version
+
+    def _in_flight(self, name: str) -> bool:
+        slot = self._slots.get(name)
+        return slot is not None and slot.waiting and not slot.held_back
+
+    def _prove(self, name: str, version: str) -> None:
+        if self._is_on_trial(name, version):
+            self._slots[name].proven = self._slots[name].offered
+
+    def _hold_back(self, names: list[str], *, halve: bool) -> None:
+        for name in names:
+            self._slots[name].held_back = True
+        middle = (len(names) + 1) // 2 if halve else len(names)
+        self._trials += [group for group in (tuple(names[:middle]), tuple(names[middle:])) if group]

@@ -1,0 +1,89 @@
+"""The ADS that Envoy sees: every stream of a Unix socket joined to the one relay."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
+
+from meshagent.agent.relay.relay import Relay
+from meshagent.protocol.entry import Snapshot
+from meshagent.protocol.publisher import Verdict
+from meshagent.runtime.latest import Latest
+from meshagent.transport.ads_server import AdsServer, Ending
+from meshagent.transport.grpc_server import Call, Stream, add_methods, bind_unix, local_peer, new_server
+from meshagent.transport.unix import Access, remove
+
+
+class _EnvoyStream:
+    """One stream of Envoy (``transport.ads_server.AdsSession``)."""
+
+    def __init__(self, relay: Relay, number: int) -> None:
+        self.ended: Latest[Ending | None] = Latest(None)
+        self._relay = relay
+        self._number = number
+        relay.stream_opened(number)
+
+    @property
+    def snapshot(self) -> Latest[Snapshot]:
+        return self._relay.snapshot
+
+    def on_verdict(self, verdict: Verdict) -> None:
+        self._relay.heard(self._number, verdict)
+
+    def on_subscription(self, type_url: str, wildcard: bool, names: frozenset[str]) -> None:
+        """Names are derived from the configuration itself (``references``), Envoy asks for nothing else."""
+
+    async def close(self) -> None:
+        self._relay.stream_closed(self._number)
+
+
+class _Listening:
+    """A gRPC context that also tells the relay what Envoy claims to have when it (re)connects."""
+
+    def __init__(self, context: Any, relay: Relay) -> None:
+        self._context = context
+        self._relay = relay
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        request = await self._context.read()
+        if isinstance(request, DeltaDiscoveryRequest) and request.initial_resource_versions:
+            self._relay.claimed(request.type_url, dict(request.initial_resource_versions))
+        return request
+
+
+class RelayServer:
+    """Serves ``relay`` on ``socket``. ``gid``: group of the proxy's user, which may connect (mode 0660)."""
+
+    def __init__(self, relay: Relay, socket: Path, gid: int | None = None) -> None:
+        self._relay = relay
+        self._socket = socket
+        self._access = Access(mode=0o660, uid=None if gid is None else 0, gid=gid)
+        self._numbers = itertools.count(1)
+        self._server = new_server()
+        self._placed: tuple[int, int] | None = None
+
+    async def start(self) -> None:
+        """Raises ``MeshagentError`` ``already-running`` when another agent serves this root."""
+        add_methods(self._server, [self._listening(h) for h in AdsServer(self._open).handlers()], local_peer)
+        self._placed = bind_unix(self._server, self._socket, self._access)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Envoy keeps what it has, and comes back when somebody serves here again."""
+        await self._server.stop(grace=0.2)
+        remove(self._socket, self._placed)
+
+    def _listening(self, handler: Stream) -> Stream:
+        async def serve(context: Any, call: Call) -> None:
+            await handler.serve(_Listening(context, self._relay), call)
+
+        return Stream(handler.method, serve)
+
+    async def _open(self, node: Node, call: Call) -> _EnvoyStream:
+        del node, call
+        return _EnvoyStream(self._relay, next(self._numbers))

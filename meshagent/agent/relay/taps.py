@@ -1,0 +1,109 @@
+"""What other parts of the agent follow in the configuration that passes: names, captured addresses, port policy.
+
+All of it comes from another machine, so all of it is checked and bounded here; one bad entry is left out alone.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from envoy.config.core.v3.base_pb2 import OUTBOUND
+from envoy.config.listener.v3.listener_pb2 import Listener
+from google.protobuf.message import DecodeError
+
+from meshagent.model.address import IPAddress, MeshAddress, parse_ip
+from meshagent.model.names import NameEntry, NameTable, is_dns_name
+from meshagent.model.policy import HostPolicy
+from meshagent.model.posture import PlaintextMode
+from meshagent.protocol.entry import Entry
+from meshagent.protocol.pb.istio_nds_pb2 import NameTable as NameTableMessage
+from meshagent.protocol.pb.meshagent_v1_pb2 import HostPolicy as HostPolicyMessage
+from meshagent.protocol.types import HOST_POLICY, LDS, NDS
+from meshagent.runtime.latest import Latest
+
+#: A mesh of 10,000 services has three names each.
+MAX_HOSTS = 100_000
+MAX_ADDRESSES_PER_HOST = 256
+MAX_PORTS = 4_096
+
+
+class Taps:
+    """The three values, as ``Latest``; they keep their last content when something can't be read."""
+
+    def __init__(self) -> None:
+        self.names: Latest[NameTable] = Latest(NameTable())
+        self.addresses: Latest[frozenset[MeshAddress]] = Latest(frozenset())
+        self.policy: Latest[HostPolicy] = Latest(HostPolicy())
+        self._listeners: dict[str, tuple[Entry, MeshAddress | None]] = {}
+
+    def take(self, type_url: str, proven: Mapping[str, Entry]) -> None:
+        """The resources of one type that are in use now."""
+        if type_url == LDS:
+            self.addresses.set(self._addresses(proven))
+        elif type_url == NDS:
+            self.names.set(name_table(entry.body for entry in proven.values()))
+        elif type_url == HOST_POLICY:
+            self.policy.set(host_policy(entry.body for entry in proven.values()))
+
+    def _addresses(self, proven: Mapping[str, Entry]) -> frozenset[MeshAddress]:
+        """Reads only listeners that changed: with 1,000 services an update of one costs one parse."""
+        known = self._listeners
+        self._listeners = {
+            name: known[name] if name in known and known[name][0] is entry else (entry, mesh_address(entry.body))
+            for name, entry in proven.items()
+        }
+        return frozenset(address for _, address in self._listeners.values() if address is not None)
+
+
+def mesh_address(body: bytes) -> MeshAddress | None:
+    """The address:port that a non-bound OUTBOUND listener serves; None for every other listener."""
+    try:
+        listener = Listener.FromString(body)
+    except DecodeError:
+        return None
+    if listener.traffic_direction != OUTBOUND or not listener.HasField("bind_to_port") or listener.bind_to_port.value:
+        return None
+    socket = listener.address.socket_address
+    ip = parse_ip(socket.address)
+    if ip is None or not 1 <= socket.port_value <= 65535 or not _can_be_captured(ip):
+        return None
+    return MeshAddress(ip, socket.port_value)
+
+
+def name_table(bodies: Iterable[bytes]) -> NameTable:
+    """Host names (lower case) with at least one valid address."""
+    entries: dict[str, NameEntry] = {}
+    for body in bodies:
+        try:
+            message = NameTableMessage.FromString(body)
+        except DecodeError:
+            continue
+        for host, info in message.table.items():
+            if len(entries) >= MAX_HOSTS:
+                return NameTable(entries)
+            name, addresses = host.rstrip(".").lower(), _ips(info.ips)
+            if addresses and is_dns_name(name):
+                entries[name] = NameEntry(addresses, info.registry, info.shortname, info.namespace)
+    return NameTable(entries)
+
+
+def host_policy(bodies: Iterable[bytes]) -> HostPolicy:
+    """Port -> plain text mode; where two resources name a port, strict wins."""
+    modes: dict[int, PlaintextMode] = {}
+    for body in bodies:
+        try:
+            message = HostPolicyMessage.FromString(body)
+        except DecodeError:
+            continue
+        for port in message.ports[:MAX_PORTS]:
+            if 1 <= port.port <= 65535 and modes.get(port.port) is not PlaintextMode.STRICT:
+                modes[port.port] = PlaintextMode.STRICT if port.strict else PlaintextMode.PERMISSIVE
+    return HostPolicy(modes)
+
+
+def _ips(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+    found = (parse_ip(text) for text in list(texts)[:MAX_ADDRESSES_PER_HOST])
+    return tuple(ip for ip in found if ip is not None)
+
+
+def _can_be_captured(ip: IPAddress) -> bool:
+    """Nobody may have us redirect loopback, unspecified, multicast or link-local addresses (cloud metadata)."""
+    return not (ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_link_local)

@@ -1,0 +1,137 @@
+"""Where the control plane's connections are made: mutual TLS with the identity of that moment, one channel per stream.
+
+Every error of gRPC becomes a ``MeshagentError`` here; above nobody knows grpc. A new stream is a new connection with
+the certificate of that moment, so a rotation needs nothing but the next stream.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import grpc.aio
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from google.protobuf.message import Message
+
+from meshagent.agent.upstream.signer import CallError
+from meshagent.model.address import HostPort
+from meshagent.model.errors import MeshagentError
+from meshagent.model.identity import Identity
+from meshagent.protocol.pb.istio_ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement, AnnouncementResult
+from meshagent.transport.channel import (
+    HUB_PING_SECONDS,
+    announce_stream,
+    create_certificate_call,
+    delta_ads_stream,
+    error_of,
+    hub_channel,
+)
+
+#: A host that vanished answers nothing; the next address is tried after this.
+CONNECT_SECONDS = 5.0
+
+_EOF: Any = vars(grpc.aio)["EOF"]  # the stubs of grpc don't know it
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+
+class CallStream(Generic[Q, A]):
+    """A stream both ways over one gRPC call."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def send(self, message: Q) -> None:
+        """Waits for flow control. Raises ``MeshagentError`` when the stream is over."""
+        try:
+            await self._call.write(message)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+        except asyncio.InvalidStateError:
+            raise _closed() from None
+
+    async def __aiter__(self) -> AsyncIterator[A]:
+        """Messages until the other end closes; raises ``MeshagentError`` when the stream breaks."""
+        try:
+            while (message := await self._call.read()) is not _EOF:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+
+
+class Dialer:
+    """Connects to control planes that prove to be ``server_name`` under the roots of our own bundle."""
+
+    def __init__(self, server_name: str, *, ping_seconds: float = HUB_PING_SECONDS) -> None:
+        self._server_name = server_name
+        self._ping_seconds = ping_seconds
+
+    @asynccontextmanager
+    async def ads(
+        self, address: HostPort, identity: Identity
+    ) -> AsyncIterator[CallStream[DeltaDiscoveryRequest, DeltaDiscoveryResponse]]:
+        """A delta ADS stream (``session.Dial``)."""
+        async with self._channel(address, identity) as channel:
+            call = delta_ads_stream(channel)
+            await _connected(call, address)
+            try:
+                yield CallStream(call)
+            finally:
+                call.cancel()
+
+    @asynccontextmanager
+    async def announce(
+        self, address: HostPort, identity: Identity
+    ) -> AsyncIterator[CallStream[Announcement, AnnouncementResult]]:
+        """An announcement stream (``announce.AnnounceDial``)."""
+        async with self._channel(address, identity) as channel:
+            call = announce_stream(channel)
+            await _connected(call, address)
+            try:
+                yield CallStream(call)
+            finally:
+                call.cancel()
+
+    async def create_certificate(
+        self, address: HostPort, identity: Identity, request: IstioCertificateRequest
+    ) -> IstioCertificateResponse:
+        """One CSR (``signer.Call``)."""
+        async with self._channel(address, identity) as channel:
+            try:
+                return await create_certificate_call(channel, request)
+            except grpc.aio.AioRpcError as error:
+                raise CallError(error.code().name, error.details() or "") from None
+
+    @asynccontextmanager
+    async def _channel(self, address: HostPort, identity: Identity) -> AsyncIterator[grpc.aio.Channel]:
+        channel = hub_channel(
+            address,
+            roots_pem=identity.bundle_pem,
+            server_name=self._server_name,
+            identity=identity,
+            ping_seconds=self._ping_seconds,
+        )
+        try:
+            yield channel
+        finally:
+            await channel.close(grace=None)
+
+
+async def _connected(call: Any, address: HostPort) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await call.wait_for_connection()
+    except TimeoutError:
+        call.cancel()
+        why = f"{address} did not answer within {CONNECT_SECONDS:g} s"
+        raise MeshagentError("hub-unreachable", why, hint="is the hub running, and the port open?") from None
+    except grpc.aio.AioRpcError as error:
+        raise error_of(error) from None
+    except asyncio.InvalidStateError:
+        raise _closed() from None
+
+
+def _closed() -> MeshagentError:
+    return MeshagentError("hub-closed", "the control plane closed the stream")

@@ -1,0 +1,37 @@
+"""Step ``leave``: every host is given back, byte for byte."""
+
+from functools import partial
+
+from meshagent.demo.narrator import StepResult, check
+from meshagent.demo.world import World
+from meshagent.lab import Host
+from meshagent.lab.snapshot import diff
+
+#: A leftover that an untidy agent could leave; the comparison has to see it, or it proves nothing.
+PLANTED = ("ip", "rule", "add", "fwmark", "0x1", "lookup", "133", "priority", "133")
+
+
+def leave(world: World, result: StepResult) -> None:
+    """Leave on every host; rules, routes, addresses, files, users and processes are as before."""
+    for host in world.members:
+        world.meshagent(host, "leave", "--drain", "5", "--purge", timeout=60)
+        world.agents[host.name].wait(10)
+    compared = 0
+    for host in world.members:
+        world.wait(f"{host.name} given back", partial(_clean, world, host), timeout=10)
+        compared += sum(len(lines) for lines in host.snapshot().sections.values())
+    world.run(world.web, *PLANTED)
+    found = _left_over(world, world.web)
+    check(len(found) == 1 and "fwmark" in found[0], f"the planted leftover was not found: {found}")
+    world.run(world.web, *[word.replace("add", "del") for word in PLANTED])
+    rows = world.hub.meshagent_json("hub", "hosts")["hosts"]
+    check(not any(row["connected"] for row in rows), f"the hub still sees hosts: {rows}")
+    result.detail = f"3 hosts as before in {compared} compared facts; a planted leftover was found"
+
+
+def _left_over(world: World, host: Host) -> list[str]:
+    return diff(world.before[host.name], host.snapshot())
+
+
+def _clean(world: World, host: Host) -> bool:
+    return not _left_over(world, host)

@@ -1,0 +1,83 @@
+"""Where tests may run: never in the network of this machine.
+
+Before the first test the test process moves into a network namespace of its own (only loopback), so that no rule,
+route or address a test sets by mistake can reach the machine. Tests marked ``root`` need that and root; without they
+are left out with a note, except under CI, where a missing tool or right is a failure: a green run that tested half
+is worse than a red one.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_CLONE_NEWNET = 0x40000000
+#: What tests marked root run; Debian's package names are in the Makefile.
+_TOOLS = ("ip", "nft", "nsenter", "unshare", "setpriv", "tcpdump", "tshark", "dig", "conntrack", "iptables-legacy-save")
+
+_missing: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    problem = _leave_the_machines_network()
+    _missing.extend([problem] if problem else [])
+    _missing.extend(f"{tool} is not installed" for tool in _TOOLS if not shutil.which(tool))
+    if not envoy_binary().exists():
+        _missing.append(f"there is no Envoy at {envoy_binary()} (MESHAGENT_ENVOY)")
+    if _missing and os.environ.get("CI") == "true":
+        raise pytest.UsageError(f"in CI nothing is left out, but: {'; '.join(_missing)}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _missing and item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason=f"left out: {'; '.join(_missing)}"))
+        if item.get_closest_marker("long") and not os.environ.get("MESHAGENT_TEST_LONG"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; make test-long runs it"))
+
+
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
+    if _missing:
+        terminalreporter.write_line(f"note: tests marked root were left out: {'; '.join(_missing)}", yellow=True)
+
+
+def _leave_the_machines_network() -> str:
+    """Why tests with namespaces can't run here; empty when they can, and then this process is in one of its own."""
+    if os.geteuid() != 0:
+        return "not root"
+    before = _network()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        return f"no right to make a network namespace ({os.strerror(ctypes.get_errno())})"
+    if shutil.which("ip"):
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    return "" if _network() != before else "could not leave the machine's network namespace"
+
+
+def _network() -> int:
+    return Path("/proc/self/ns/net").stat().st_ino
+
+
+def envoy_binary() -> Path:
+    """The Envoy under test: MESHAGENT_ENVOY, else the unpacked one in the build cache."""
+    cache = os.environ.get("MESHAGENT_CACHE", "/var/cache/meshagent-build")
+    return Path(os.environ.get("MESHAGENT_ENVOY", f"{cache}/envoy/1.40.0/envoy"))
+
+
+@pytest.fixture(scope="session")
+def envoy() -> Path:
+    """The Envoy binary; programs that the test starts find it through MESHAGENT_ENVOY."""
+    os.environ["MESHAGENT_ENVOY"] = str(envoy_binary())
+    return envoy_binary()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A root, token or debug switch in the developer's shell must not steer a test."""
+    for name in ("MESHAGENT_ROOT", "MESHAGENT_TOKEN", "MESHAGENT_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    yield
