@@ -1,0 +1,126 @@
+"""The CA's keys on disk: made on first start, found again on every other.
+
+Certificates are rows of the store, keys are files beside it (0600), named after the certificate's SHA-256: a copy of
+the database alone can't issue anything. The key is on disk before the row that names it, so a crash in between leaves
+an unused file, never a root without a key.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from meshagent.hub.authority.issue import Root, issue_hub, make_root, spki_sha256
+from meshagent.hub.store.interface import Store, Transaction
+from meshagent.hub.store.rows import RootRow
+from meshagent.machine.files import make_dir, write_atomic
+from meshagent.model.errors import MeshagentError
+from meshagent.protocol.enrol import spki_hash
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoots:
+    """``active`` signs; ``bundle_pem`` holds every root that peers must accept, the active one last."""
+
+    active: Root
+    bundle_pem: str
+
+    @property
+    def ca_hash(self) -> str:
+        """What join lines pin (see ``protocol.enrol``)."""
+        return spki_hash(self.active.certificate.public_bytes(Encoding.DER))
+
+
+@dataclass(frozen=True, slots=True)
+class HubCertificate:
+    """The hub's TLS certificate: ``chain_pem`` leaf first, root last, and its key, which is never written anywhere."""
+
+    chain_pem: str
+    key_pem: bytes = field(repr=False)
+    not_before: datetime
+    not_after: datetime
+
+
+async def open_roots(store: Store, directory: Path, trust_domain: str, now: datetime) -> TrustRoots:
+    """The CA below ``directory``, made when the store holds none.
+
+    Raises ``MeshagentError`` when the store belongs to another trust domain or the active root's key is missing.
+    """
+    rows = await store.transact(lambda tx: _roots_of(tx, trust_domain))
+    if not rows:
+        root = make_root(trust_domain, now)
+        make_dir(directory, mode=0o700)
+        write_atomic(_key_path(directory, _fingerprint(root)), _key_pem(root.key), mode=0o600)
+        row = RootRow(_fingerprint(root), root.pem, now)
+        rows = await store.transact(lambda tx: _first_root(tx, row, trust_domain))
+    return _load(directory, rows)
+
+
+def _roots_of(tx: Transaction, trust_domain: str) -> tuple[RootRow, ...]:
+    known = tx.meta("trust_domain")
+    if known not in (None, trust_domain):
+        raise MeshagentError(
+            "trust-domain-changed",
+            f"this hub's CA is for trust domain {known}, not {trust_domain}",
+            hint=f"run it with --trust-domain {known}, or start a new hub with another --root",
+        )
+    return tx.roots()
+
+
+def _first_root(tx: Transaction, row: RootRow, trust_domain: str) -> tuple[RootRow, ...]:
+    if not tx.roots():
+        tx.put_meta("trust_domain", trust_domain)
+        tx.put_root(row)
+    return tx.roots()
+
+
+def _load(directory: Path, rows: Iterable[RootRow]) -> TrustRoots:
+    ordered = sorted(rows, key=lambda row: row.active)
+    active = ordered[-1]
+    path = _key_path(directory, active.fingerprint)
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise MeshagentError(
+            "ca-key-missing",
+            f"the CA's key {path} can't be read: {error}",
+            hint="restore it from the backup that the database came from",
+        ) from error
+    certificate = x509.load_pem_x509_certificate(active.certificate_pem.encode())
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or spki_sha256(key.public_key()) != spki_sha256(
+        certificate.public_key()
+    ):
+        raise MeshagentError(
+            "ca-key-wrong", f"{path} is not the key of the CA's certificate", hint="restore the backup"
+        )
+    return TrustRoots(Root(certificate, key), "".join(row.certificate_pem for row in ordered))
+
+
+def issue_hub_certificate(roots: TrustRoots, trust_domain: str, now: datetime) -> HubCertificate:
+    """A new TLS key and certificate for the hub."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = issue_hub(roots.active, key.public_key(), trust_domain, now)
+    chain = leaf.public_bytes(Encoding.PEM).decode() + roots.active.pem
+    return HubCertificate(chain, _key_pem(key), leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+
+
+def _fingerprint(root: Root) -> str:
+    return root.certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def _key_path(directory: Path, fingerprint: str) -> Path:
+    return directory / f"root-{fingerprint[:16]}.key"
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

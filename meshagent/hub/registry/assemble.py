@@ -1,0 +1,270 @@
+"""The mesh from what is known of it: hosts and their accepted services, resources, virtual addresses. Pure.
+
+An accepted service acts as a WorkloadEntry (labels ``app: <name>`` and its own) and as an implicit ServiceEntry. An
+explicit ServiceEntry for the same host name takes over: then its ports, addresses and selection hold.
+"""
+
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meshagent.hub.registry.virtual import addresses_of
+from meshagent.hub.state import (
+    EntryPort,
+    HostView,
+    Labels,
+    MeshEndpoint,
+    MeshPort,
+    MeshService,
+    MeshState,
+    ResourceViews,
+    ServiceEntryView,
+    WorkloadView,
+)
+from meshagent.hub.store.rows import HostRow
+from meshagent.model.address import IPAddress, parse_ip
+from meshagent.model.identity import SpiffeId
+from meshagent.model.names import service_host
+from meshagent.protocol.announce import Announced, AnnouncedService
+
+
+@dataclass(frozen=True, slots=True)
+class LiveHost:
+    """An enrolled host with what it said last (None: nothing, or goodbye) and which of its services are accepted."""
+
+    row: HostRow
+    announced: Announced | None = None
+    accepted: tuple[AnnouncedService, ...] = ()
+    connected: bool = False
+    stale: bool = False
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """As announced, else as told at enrolment; preferred first."""
+        if self.announced:
+            return self.announced.addresses
+        return tuple(ip for text in self.row.addresses if (ip := parse_ip(text)) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class MeshFacts:
+    """Everything ``assemble`` looks at. ``indexes``: service host name -> virtual index, present for every name."""
+
+    trust_domain: str
+    zone: str
+    root_namespace: str
+    hosts: tuple[LiveHost, ...] = ()
+    indexes: Mapping[str, int] = field(default_factory=dict)
+    resources: ResourceViews = field(default_factory=ResourceViews)
+
+    def spiffe_id(self, namespace: str, service_account: str) -> SpiffeId:
+        return SpiffeId(self.trust_domain, namespace, service_account)
+
+
+@dataclass(frozen=True, slots=True)
+class _Workload:
+    """One place a service may run at, wherever it came from; ``ports``: service port -> target port, or by name."""
+
+    name: str
+    namespace: str
+    labels: Labels
+    endpoint: MeshEndpoint
+    port_names: Mapping[str, int] = field(default_factory=dict)
+
+
+#: Which enrolled host holds an address with a SPIFFE ID.
+_Holders = Mapping[tuple[IPAddress, str], LiveHost]
+
+
+def assemble(facts: MeshFacts) -> MeshState:
+    """One value, sorted, so that equal facts in any order give equal states."""
+    announced = [_announced_workload(facts, host, s) for host in facts.hosts for s in host.accepted]
+    explicit = _explicit(facts, announced)
+    implicit = _implicit(facts, announced, taken=explicit.keys())
+    services = sorted([*explicit.values(), *implicit], key=lambda s: s.host)
+    return MeshState(
+        trust_domain=facts.trust_domain,
+        zone=facts.zone,
+        root_namespace=facts.root_namespace,
+        services=tuple(services),
+        hosts=tuple(sorted((_host_view(facts, h) for h in facts.hosts), key=lambda h: h.name)),
+        peer_authentications=facts.resources.peer_authentications,
+    )
+
+
+def _host_view(facts: MeshFacts, host: LiveHost) -> HostView:
+    return HostView(
+        name=host.row.name,
+        namespace=host.row.namespace,
+        spiffe_id=facts.spiffe_id(host.row.namespace, host.row.service_account),
+        addresses=host.addresses,
+        connected=host.connected,
+        posture=host.announced.posture if host.announced else None,
+        locality=host.announced.locality if host.announced else "",
+    )
+
+
+def _announced_workload(facts: MeshFacts, host: LiveHost, service: AnnouncedService) -> _Workload:
+    declared = service.declared
+    labels = tuple(sorted({"app": declared.name, **dict(declared.labels)}.items()))
+    endpoint = MeshEndpoint(
+        port=declared.port,
+        target_port=declared.target_port,
+        host_name=host.row.name,
+        addresses=host.addresses,
+        spiffe_id=str(facts.spiffe_id(host.row.namespace, host.row.service_account)),
+        target_address=str(service.target_address),
+        healthy=service.health.healthy,
+        weight=declared.weight,
+        priority=declared.priority,
+        locality=declared.site or (host.announced.locality if host.announced else ""),
+        labels=labels,
+        stale=host.stale,
+    )
+    return _Workload(declared.name, host.row.namespace, labels, endpoint)
+
+
+# --- services nobody wrote down: one for each announced name
+
+
+def _implicit(facts: MeshFacts, announced: Iterable[_Workload], taken: Container[str]) -> list[MeshService]:
+    by_host: dict[str, list[_Workload]] = defaultdict(list)
+    for workload in announced:
+        by_host[service_host(workload.name, workload.namespace, facts.zone)].append(workload)
+    protocols = {
+        (service_host(s.declared.name, host.row.namespace, facts.zone), s.declared.port): s.declared.protocol
+        for host in facts.hosts
+        for s in host.accepted
+    }
+    return [
+        _service(
+            facts,
+            host,
+            workloads[0].name,
+            workloads[0].namespace,
+            ports=tuple(sorted({MeshPort(w.endpoint.port, protocols[host, w.endpoint.port]) for w in workloads})),
+            endpoints=[w.endpoint for w in workloads],
+        )
+        for host, workloads in by_host.items()
+        if host not in taken
+    ]
+
+
+def _service(
+    facts: MeshFacts,
+    host: str,
+    name: str,
+    namespace: str,
+    *,
+    ports: tuple[MeshPort, ...],
+    endpoints: Iterable[MeshEndpoint],
+    claimed: tuple[IPAddress, ...] = (),
+    accounts: Iterable[str] = (),
+    mtls: bool = True,
+) -> MeshService:
+    ordered = tuple(sorted(endpoints, key=lambda e: (e.port, e.host_name, [str(a) for a in e.addresses])))
+    virtual4, virtual6 = addresses_of(facts.indexes[host])
+    return MeshService(
+        host=host,
+        name=name,
+        namespace=namespace,
+        ports=ports,
+        virtual4=virtual4,
+        virtual6=virtual6,
+        claimed=claimed,
+        service_accounts=tuple(sorted({*accounts, *(e.spiffe_id for e in ordered if e.spiffe_id)})),
+        endpoints=ordered,
+        mtls=mtls,
+    )
+
+
+# --- ServiceEntries
+
+
+def _explicit(facts: MeshFacts, announced: list[_Workload]) -> dict[str, MeshService]:
+    """The oldest entry of a host name holds it, and the oldest entry of an address owns that."""
+    found: dict[str, MeshService] = {}
+    holders = {(address, _identity(facts, host)): host for host in facts.hosts for address in host.addresses}
+    written = [_written_workload(facts, holders, entry) for entry in facts.resources.workload_entries]
+    owned: set[tuple[IPAddress, int]] = set()
+    for entry in facts.resources.service_entries:
+        for host in entry.hosts:
+            if host in found:
+                continue
+            claimed = tuple(a for a in entry.addresses if not any((a, p.number) in owned for p in entry.ports))
+            owned.update((a, p.number) for a in claimed for p in entry.ports)
+            chosen = _chosen(facts, holders, entry, [*announced, *written])
+            found[host] = _entry_service(facts, entry, host, claimed, chosen)
+    return found
+
+
+def _chosen(
+    facts: MeshFacts, holders: _Holders, entry: ServiceEntryView, workloads: list[_Workload]
+) -> list[_Workload]:
+    if entry.selector:
+        wanted = set(entry.selector)
+        return [w for w in workloads if w.namespace == entry.namespace and wanted <= set(w.labels)]
+    return [_written_workload(facts, holders, endpoint) for endpoint in entry.endpoints]
+
+
+def _entry_service(
+    facts: MeshFacts, entry: ServiceEntryView, host: str, claimed: tuple[IPAddress, ...], chosen: list[_Workload]
+) -> MeshService:
+    endpoints = [_at_port(workload, port, mtls=entry.mesh) for port in entry.ports for workload in chosen]
+    return _service(
+        facts,
+        host,
+        host.partition(".")[0],
+        entry.namespace,
+        ports=tuple(sorted(MeshPort(p.number, p.protocol, p.name) for p in entry.ports)),
+        endpoints=endpoints,
+        claimed=claimed,
+        accounts=entry.subject_alt_names if entry.mesh else (),
+        mtls=entry.mesh,
+    )
+
+
+def _at_port(workload: _Workload, port: EntryPort, *, mtls: bool) -> MeshEndpoint:
+    """The port on the wire: the endpoint's own for this port's name, else ``targetPort``, else the number (Istio).
+
+    An announced service counts as having named its own port.
+    """
+    known = workload.endpoint
+    same_port = known.port == port.number
+    target = workload.port_names.get(port.name) or (known.target_port if same_port else 0)
+    return MeshEndpoint(
+        port=port.number,
+        target_port=target or port.target_port or port.number,
+        host_name=known.host_name if mtls else "",
+        addresses=known.addresses,
+        spiffe_id=known.spiffe_id if mtls else "",
+        target_address=known.target_address if mtls else "",
+        healthy=known.healthy,
+        weight=known.weight,
+        priority=known.priority,
+        locality=known.locality,
+        labels=known.labels,
+        stale=known.stale,
+    )
+
+
+def _written_workload(facts: MeshFacts, holders: _Holders, view: WorkloadView) -> _Workload:
+    """A WorkloadEntry; where an enrolled host of that identity holds the address, that host serves it."""
+    spiffe_id = str(facts.spiffe_id(view.namespace, view.service_account)) if view.service_account else ""
+    host = holders.get((view.address, spiffe_id))
+    endpoint = MeshEndpoint(
+        port=0,
+        target_port=0,
+        host_name=host.row.name if host else "",
+        addresses=(view.address,),
+        spiffe_id=spiffe_id,
+        weight=view.weight,
+        locality=view.locality or (host.announced.locality if host and host.announced else ""),
+        labels=view.labels,
+        stale=host.stale if host else False,
+    )
+    return _Workload(view.name, view.namespace, view.labels, endpoint, dict(view.ports))
+
+
+def _identity(facts: MeshFacts, host: LiveHost) -> str:
+    return str(facts.spiffe_id(host.row.namespace, host.row.service_account))

@@ -1,0 +1,108 @@
+"""What of the mesh concerns one host: which families it speaks, what it serves, how its processes are reached."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from meshagent.hub.state import HostView, MeshEndpoint, MeshService, MeshState
+from meshagent.model.address import IPAddress, parse_ip
+from meshagent.model.service import ServiceProtocol
+
+FAMILIES = (4, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How the host's proxy reaches a process for callers of one address family.
+
+    ``address`` None: the very address the peer dialled (the process listens on any). ``source`` None: the connection
+    carries the client's own address; else it comes from ``source``, an address of the host — never from 127/8 or ::1,
+    which programs trust.
+    """
+
+    address: IPAddress | None
+    source: IPAddress | None
+
+    @property
+    def variant(self) -> str:
+        """Tells two ways to one process apart: how the client's address is kept, and for which family if it isn't."""
+        return "" if self.source is None else "own"
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One port of one service that this host serves. ``targets`` maps a family (4, 6) to the way to the process."""
+
+    host: str
+    port: int
+    target_port: int
+    protocol: ServiceProtocol
+    targets: tuple[tuple[int, Target], ...]
+
+    def target(self, family: int) -> Target | None:
+        return dict(self.targets).get(family)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What one host's own resources depend on; two hosts with equal scopes get equal resources."""
+
+    trust_domain: str
+    families: tuple[int, ...]
+    serves: bool
+    inbound: tuple[Inbound, ...]
+
+
+#: A service and the endpoint of it that a host serves.
+Served = tuple[MeshService, MeshEndpoint]
+
+
+def served_by_host(state: MeshState) -> dict[str, tuple[Served, ...]]:
+    """Host name -> every port of every service that it serves to the mesh, each (service, port) once."""
+    found: dict[str, dict[tuple[str, int], Served]] = {}
+    for service in state.services:
+        for endpoint in service.endpoints:
+            if endpoint.host_name and endpoint.spiffe_id:
+                of_host = found.setdefault(endpoint.host_name, {})
+                of_host.setdefault((service.host, endpoint.port), (service, endpoint))
+    return {host: tuple(served.values()) for host, served in found.items()}
+
+
+def scope_of(trust_domain: str, host: HostView, served: Iterable[Served]) -> Scope:
+    """The host's own part of the mesh. Postures ``observe`` and ``outbound`` let nobody in."""
+    serves = host.posture is None or host.posture.serves_inbound
+    families = tuple(f for f in FAMILIES if any(a.version == f for a in host.addresses))
+    inbound = (_inbound(service, endpoint, host) for service, endpoint in served if serves)
+    return Scope(trust_domain, families, serves, tuple(sorted(inbound, key=lambda i: (i.host, i.port))))
+
+
+def _inbound(service: MeshService, endpoint: MeshEndpoint, host: HostView) -> Inbound:
+    protocol = next((p.protocol for p in service.ports if p.number == endpoint.port), ServiceProtocol.TCP)
+    ways = ((family, target_for(endpoint.target_address, family, host.addresses)) for family in FAMILIES)
+    targets = tuple((family, target) for family, target in ways if target)
+    return Inbound(service.host, endpoint.port, endpoint.target_port, protocol, targets)
+
+
+def target_for(announced: str, family: int, own: tuple[IPAddress, ...]) -> Target | None:
+    """The way to a process that listens on ``announced``, for a caller of ``family``; None: there is none.
+
+    ``announced`` is what the process is bound to: '' or '::' any address of both families, '0.0.0.0' any of IPv4,
+    else one address. A socket cannot mix families, so the host's own address stands in for a caller of the other one;
+    for a process on loopback too, because the kernel refuses answers from 127.0.0.1 to a foreign address before
+    our mark could send them back to the proxy.
+    """
+    address = parse_ip(announced) if announced else None
+    if address is None or (address.is_unspecified and address.version in (6, family)):
+        return Target(None, None)
+    own_source = next((a for a in own if a.version == address.version), None)
+    if address.is_unspecified:  # IPv4 only, and the caller came over IPv6
+        return Target(own_source, own_source) if own_source else None
+    if address.is_loopback:
+        return Target(address, own_source) if own_source else None
+    return Target(address, None if address.version == family else address)
+
+
+def mesh_addresses(service: MeshService, ipv6: bool) -> tuple[IPAddress, ...]:
+    """The addresses at which a host reaches the service: virtual ones and claims; IPv6 only where the host has it."""
+    every: tuple[IPAddress, ...] = (service.virtual4, service.virtual6, *service.claimed)
+    return tuple(a for a in every if isinstance(a, IPv4Address) or ipv6)
