@@ -175,7 +175,7 @@ class Agent:
 
     def _wire_relay(self, config: AgentConfig) -> None:
         hubs = config.hub or self.enrolment.hub_addresses
-        cache = Cache(self.paths.state / "last-known-good", self.clock, self.tracker)
+        cache = Cache(self.paths.state / "config.cache", self.clock, self.tracker)
         self.cache, self.relay = cache, Relay(cache, self.tracker)
         self.relay_server = RelayServer(self.relay, self.paths.xds_socket, self.footprint.gid)
         subscriber = Subscriber(build_node(self._workload(config)), (CDS, LDS, NDS, HOST_POLICY))

@@ -5,7 +5,6 @@ try for the same use of the token, and ``enrolment.json`` is written last: only 
 """
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -20,8 +19,10 @@ from meshagent.agent.identity.keystore import Enrolment, Keystore
 from meshagent.agent.identity.svid import identity_from_answer
 from meshagent.config.edit import set_posture
 from meshagent.machine import facts as machine_facts
+from meshagent.agent.footprint import PROXY_USER
 from meshagent.machine import netlink, state, users
 from meshagent.machine.facts import Facts
+from meshagent.machine.users import require_root
 from meshagent.model.address import HostPort, IPAddress, parse_ip
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.identity import Identity, SpiffeId
@@ -31,8 +32,6 @@ from meshagent.model.posture import Posture
 from meshagent.protocol.enrol import Token, parse_token
 from meshagent.protocol.signing import enrolment_transcript
 from meshagent.transport.tls import PinnedHub, look_at_hub
-
-PROXY_USER = "meshagent-proxy"
 
 Progress = Callable[[str], None]
 
@@ -73,12 +72,6 @@ async def enroll_host(paths: Paths, wish: Wish, progress: Progress) -> dict[str,
     keystore.save_identity(identity)
     keystore.save_enrolment(enrolment)
     return _summary(enrolment, identity, fresh=True)
-
-
-def require_root(doing: str) -> None:
-    """Raises ``MeshagentError`` (exit 1) unless root."""
-    if os.geteuid() != 0:
-        raise MeshagentError("not-root", f"{doing} needs root", hint="run it as root, for example with sudo")
 
 
 def short_host_name() -> str:

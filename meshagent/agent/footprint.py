@@ -13,6 +13,9 @@ from meshagent.model.paths import Paths
 
 _FORMAT = 1
 
+#: The system user that Envoy runs as.
+PROXY_USER = "meshagent-proxy"
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:

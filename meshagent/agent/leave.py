@@ -15,14 +15,14 @@ from typing import Any
 from meshagent.agent import footprint as footprints
 from meshagent.agent.capture.intent import HostFacts, Wishes, decide
 from meshagent.agent.capture.nft import render
-from meshagent.agent.enroll import PROXY_USER, require_root
 from meshagent.agent.envoy import process as envoy
-from meshagent.agent.footprint import Footprint
+from meshagent.agent.footprint import PROXY_USER, Footprint
 from meshagent.agent.guarding import ensure_guard
 from meshagent.agent.identity.keystore import Keystore
 from meshagent.guard.client import GuardClient
 from meshagent.machine import facts as machine_facts
 from meshagent.machine import files, netlink, process, users
+from meshagent.machine.users import require_root
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from meshagent.model.posture import Posture
@@ -135,7 +135,9 @@ def _remove_user(footprint: Footprint, report: Report) -> None:
 
 
 def _runs_as(pid: int, uid: int) -> bool:
+    """Whether a process runs as this user of *our* user database: a container's may have the same number."""
     try:
-        return Path(f"/proc/{pid}").stat().st_uid == uid
+        theirs = Path(f"/proc/{pid}/root/etc/passwd")
+        return Path(f"/proc/{pid}").stat().st_uid == uid and theirs.samefile("/etc/passwd")
     except OSError:  # it ended meanwhile
         return False

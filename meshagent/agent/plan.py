@@ -6,7 +6,7 @@ from typing import Any
 
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
 from meshagent.agent.capture.nft import render
-from meshagent.agent.enroll import PROXY_USER
+from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.names.resolver import ResolverFacts, read_resolv_conf
 from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.config.load import read_agent_config
@@ -122,7 +122,7 @@ def _warnings(intent: Intent, services: tuple[DeclaredService, ...], listening: 
         owners = {o.name for x in listening if x.port == service.target_port for o in x.owners}
         only_loopback = all(x.ip.is_loopback for x in listening if x.port == service.target_port)
         if owners and only_loopback:
-            yield f"{service.name}: listens on loopback only, so it sees mesh callers as this host, not by their address"
+            yield f"{service.name}: listens on loopback only: it sees mesh callers as this host, not by their address"
     for claim in intent.refused:
         yield f"claim on {claim.address.ip} port {claim.address.port} is refused: {claim.reason}"
     if any(listener.port == HBONE for listener in listening if not _is_proxy(listener)):

@@ -43,6 +43,7 @@ def enroll(
     """
     from meshagent.agent.confirm import default_confirm_seconds
     from meshagent.agent.enroll import Wish, enroll_host
+    from meshagent.agent.welcome import welcome
     from meshagent.model.address import parse_host_port
 
     wish = Wish(
@@ -55,7 +56,8 @@ def enroll(
         accept=frozenset(accept),
     )
     paths = settings().paths
-    answer = asyncio.run(enroll_host(paths, wish, progress))
+    joined = asyncio.run(enroll_host(paths, wish, progress))
+    answer = welcome(paths, joined, start=wish.start, confirm=wish.confirm, progress=progress)
     if settings().json:
         emit(answer)
         return

@@ -12,8 +12,8 @@ from meshagent.cli.calls import call_hub
 from meshagent.cli.context import emit, settings, shared_options
 from meshagent.model.errors import ExitCode, UsageError
 
-#: Twice what 1,000 generous resources take; more is a mistake, not a configuration.
-MAX_RESOURCE_BYTES = 8 * 1024 * 1024
+#: What one request of the admin socket holds, with room for JSON's escapes; 1,000 ordinary resources take 500 KiB.
+MAX_RESOURCE_BYTES = 768 * 1024
 
 
 @click.group(epilog="Example: meshagent hub run --listen 0.0.0.0:15012")

@@ -1,11 +1,12 @@
 """Step ``leave``: every host is given back, byte for byte."""
 
-from functools import partial
+import contextlib
 
 from meshagent.demo.narrator import StepResult, check
 from meshagent.demo.world import World
-from meshagent.lab import Host
+from meshagent.lab import Host, wait_until
 from meshagent.lab.snapshot import diff
+from meshagent.model.errors import MeshagentError
 
 #: A leftover that an untidy agent could leave; the comparison has to see it, or it proves nothing.
 PLANTED = ("ip", "rule", "add", "fwmark", "0x1", "lookup", "133", "priority", "133")
@@ -18,7 +19,7 @@ def leave(world: World, result: StepResult) -> None:
         world.agents[host.name].wait(10)
     compared = 0
     for host in world.members:
-        world.wait(f"{host.name} given back", partial(_clean, world, host), timeout=10)
+        _settle(world, host)
         compared += sum(len(lines) for lines in host.snapshot().sections.values())
     world.run(world.web, *PLANTED)
     found = _left_over(world, world.web)
@@ -33,5 +34,9 @@ def _left_over(world: World, host: Host) -> list[str]:
     return diff(world.before[host.name], host.snapshot())
 
 
-def _clean(world: World, host: Host) -> bool:
-    return not _left_over(world, host)
+def _settle(world: World, host: Host) -> None:
+    """The kernel frees a process's last traces a moment after it ended; everything else has to be gone at once."""
+    with contextlib.suppress(MeshagentError):
+        wait_until(lambda: not _left_over(world, host), timeout=3)
+    found = _left_over(world, host)
+    check(not found, f"{host.name} is not as it was: " + "; ".join(found[:12]))

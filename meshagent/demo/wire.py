@@ -1,6 +1,6 @@
 """Step ``retrofit``: the same traffic before and after, seen on the wire by the same capture."""
 
-import json
+import sys
 
 from meshagent.demo.narrator import StepResult, check
 from meshagent.demo.world import PAYLOAD, World
@@ -9,6 +9,9 @@ from meshagent.lab.capture import Capture
 CACHE = "cache.default.mesh.internal"
 WEB = "web.default.mesh.internal"
 ROUNDS = 40
+
+#: Content type 23, legacy version 1.2 (RFC 8446 section 5.1), as tshark prints payload.
+TLS_APPLICATION_DATA = "170303"
 
 
 def see_plain_text(world: World) -> None:
@@ -27,9 +30,9 @@ def retrofit(world: World, result: StepResult) -> None:
     packets = seen.packets()
     check(len(packets) > 20, f"the capture saw only {len(packets)} packets: the traffic went another way")
     check(not seen.contains(PAYLOAD.encode()), "the payload is still readable on the wire")
-    tls = seen.tshark("tls.record.content_type == 23", "tcp.dstport")
-    check(len(tls) > 10, f"only {len(tls)} packets carry TLS application data")
-    check({"15008"} & {row[0] for row in tls}, f"no TLS towards port 15008: {tls[:3]}")
+    records = [row[0] for row in seen.tshark("tcp.port == 15008 && tcp.len > 0", "tcp.payload")]
+    encrypted = [payload for payload in records if payload.startswith(TLS_APPLICATION_DATA)]
+    check(len(encrypted) > 20, f"only {len(encrypted)} packets on port 15008 carry TLS application data")
     server = peer_identity(world)
     check(server.endswith("/ns/default/sa/cache"), f"the TLS session with cache showed {server!r}")
     caller = _identity_seen_by_application(world)
@@ -48,38 +51,16 @@ def _traffic(world: World, target: str) -> None:
 
 
 def peer_identity(world: World) -> str:
-    """The URI SAN of the certificate that cache's port 15008 shows in a TLS session made with web's identity."""
-    held = world.web.meshagent_json("certs")
-    code = (
-        "import json, socket, ssl, sys\n"
-        "from cryptography import x509\n"
-        "from meshagent.agent.identity.keystore import Keystore\n"
-        "from meshagent.model.paths import Paths\n"
-        "from pathlib import Path\n"
-        "root, address, bundle = sys.argv[1:]\n"
-        "context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\n"
-        "context.check_hostname = False\n"
-        "context.set_alpn_protocols(['h2'])\n"
-        "context.load_verify_locations(cadata=json.loads(bundle))\n"
-        "identity = Keystore(Paths(Path(root))).load_identity()\n"
-        "import tempfile, os\n"
-        "with tempfile.NamedTemporaryFile() as file:\n"
-        "    file.write(identity.key_pem + identity.chain_pem.encode()); file.flush()\n"
-        "    context.load_cert_chain(file.name)\n"
-        "with socket.create_connection((address, 15008), 5) as raw, context.wrap_socket(raw) as tls:\n"
-        "    names = x509.load_der_x509_certificate(tls.getpeercert(True)).extensions\n"
-        "    print(names.get_extension_for_class(x509.SubjectAlternativeName)"
-        ".value.get_values_for_type(x509.UniformResourceIdentifier)[0])\n"
-    )
-    bundle = json.dumps("".join(held["bundle"]))
-    return world.web.python(code, str(world.web.root), world.cache.address, bundle).strip()
+    """The SPIFFE ID that cache's port 15008 proves in a TLS session made with web's identity."""
+    probe = [sys.executable, "-m", "meshagent.demo.tls_probe", str(world.web.root), world.cache.address]
+    return world.web.run(probe).stdout.strip()
 
 
 def _identity_seen_by_application(world: World) -> str:
     """nginx on web repeats what Envoy read from the session of the caller (cache), and the caller's own address."""
     answer = world.run(world.cache, "curl", "-sS", "--max-time", "5", f"http://{WEB}/who")
     address, _, identity = answer.partition(" ")
-    check("spiffe://" in identity, f"nginx saw no identity of its caller: {answer!r}")
     check(address == world.cache.address, f"nginx saw the caller as {address}, not {world.cache.address}")
-    check(identity.count("spiffe://") == 1, f"more than one identity in {identity!r}")
-    return identity.removeprefix("URI=")
+    callers = [part.removeprefix("URI=") for part in identity.split(";") if part.startswith("URI=")]
+    check(len(callers) == 1, f"nginx saw not one identity of its caller: {answer!r}")
+    return callers[0]

@@ -161,6 +161,7 @@ class Lab:
         self.hosts[name] = host
         host.path("/etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n")
         host.path("/etc/hostname").write_text(f"{name}\n")
+        _separate_users(host, number)
         host.path("/etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n")
         return host
 
@@ -199,6 +200,14 @@ class Lab:
         owner = {"pid": os.getpid(), "start": process.start_time(os.getpid())}
         state = {"format": _FORMAT, "owner": owner, "kept": self._kept}
         (self.directory / "lab.json").write_text(json.dumps(state))
+
+
+def _separate_users(host: Host, number: int) -> None:
+    """System users made on different hosts get different numbers: all hosts share one /proc, and userdel(8) refuses
+    to remove a user whose number some process there has."""
+    top = 900 - 5 * (number % 80)
+    with host.path("/etc/login.defs").open("a") as file:
+        file.write(f"\nSYS_UID_MAX {top}\nSYS_GID_MAX {top}\nSYS_UID_MIN 100\nSYS_GID_MIN 100\n")
 
 
 def _answer_unreachable() -> None:

@@ -4,6 +4,7 @@ The numeric ids are what callers keep: name services may hang at boot.
 """
 
 import grp
+import os
 import pwd
 from dataclasses import dataclass
 
@@ -19,6 +20,12 @@ class Account:
     uid: int
     gid: int
     created: bool = False
+
+
+def require_root(doing: str) -> None:
+    """Raises ``MeshagentError`` (exit 1) unless root. ``doing`` begins the sentence: "enrolling"."""
+    if os.geteuid() != 0:
+        raise MeshagentError("not-root", f"{doing} needs root", hint="run it as root, for example with sudo")
 
 
 def find_user(name: str) -> Account | None:

@@ -5,8 +5,8 @@ the certificate of that moment, so a rotation needs nothing but the next stream.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar
 
 import grpc.aio
@@ -45,20 +45,17 @@ class CallStream(Generic[Q, A]):
 
     async def send(self, message: Q) -> None:
         """Waits for flow control. Raises ``MeshagentError`` when the stream is over."""
-        try:
+        with _explained():
             await self._call.write(message)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
-        except asyncio.InvalidStateError:
-            raise _closed() from None
 
     async def __aiter__(self) -> AsyncIterator[A]:
         """Messages until the other end closes; raises ``MeshagentError`` when the stream breaks."""
-        try:
-            while (message := await self._call.read()) is not _EOF:
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+        while (message := await self._read()) is not _EOF:
+            yield message
+
+    async def _read(self) -> Any:
+        with _explained():
+            return await self._call.read()
 
 
 class Dialer:
@@ -122,14 +119,31 @@ class Dialer:
 async def _connected(call: Any, address: HostPort) -> None:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            await call.wait_for_connection()
+            with _explained():
+                await call.wait_for_connection()
     except TimeoutError:
         call.cancel()
         why = f"{address} did not answer within {CONNECT_SECONDS:g} s"
         raise MeshagentError("hub-unreachable", why, hint="is the hub running, and the port open?") from None
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """gRPC's ways to say that a stream is over, as one error.
+
+    A status CANCELLED from the other end (a hub that stops sends it) comes as ``CancelledError``, as if our own task
+    had been cancelled; ``Task.cancelling`` tells the two apart.
+    """
+    try:
+        yield
     except grpc.aio.AioRpcError as error:
         raise error_of(error) from None
     except asyncio.InvalidStateError:
+        raise _closed() from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
         raise _closed() from None
 
 

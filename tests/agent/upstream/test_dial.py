@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 from envoy.config.core.v3.base_pb2 import Node
 
@@ -24,7 +25,7 @@ from meshagent.runtime.clock import SystemClock
 from meshagent.runtime.latest import Latest
 from meshagent.transport.ads_server import AdsServer, Ending
 from meshagent.transport.grpc_server import Call, Stream, Unary
-from meshagent.transport.methods import ANNOUNCE, CREATE_CERTIFICATE
+from meshagent.transport.methods import ANNOUNCE, CREATE_CERTIFICATE, DELTA_ADS
 from tests.fakes.eventually import eventually
 from tests.fakes.signed import WEB, answer, fresh_identity
 from tests.transport.mesh import hub
@@ -76,6 +77,37 @@ def test_configuration_comes_over_mutual_tls_and_the_verdict_goes_back() -> None
             assert subscriber.resources[CDS] == {"a": Entry("1", b"")}
             assert agent.state.value.address == running.front.addresses[0]
             assert len(callers) == 1
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_a_hub_that_cancels_its_streams_does_not_end_the_session() -> None:
+    async def story() -> None:
+        opened = 0
+
+        async def serve(context: Any, call: Call) -> None:
+            nonlocal opened
+            opened += 1
+            await context.read()
+            if opened == 1:
+                await context.abort(grpc.StatusCode.CANCELLED, "going down")
+            await asyncio.sleep(60)
+
+        async def judge(received: Received) -> dict[str, str]:
+            return {}
+
+        async with hub([Stream(DELTA_ADS, serve)]) as running:
+            identity = Latest(fresh_identity(running.authority))
+            subscriber = Subscriber(Node(id="n"), [CDS])
+            addresses = running.front.addresses
+            agent = Session(
+                subscriber, judge, Latest({}), Dialer(NAME).ads, addresses, identity, SystemClock(), dice=lambda: 0.0
+            )
+            task = asyncio.create_task(agent.run())
+            await eventually(lambda: opened == 2)
+            assert not task.done()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
