@@ -1,0 +1,218 @@
+"""The chains of our table, one function each, in the order in which the kernel meets them. Pure.
+
+Comments in the rules are for whoever reads ``nft list table inet meshagent`` at 3 a.m.; those here say why.
+"""
+
+from meshagent.agent.capture import text
+from meshagent.agent.capture.values import Intent, Ipv6, Mode
+from meshagent.model.address import VIRTUAL4, VIRTUAL6
+from meshagent.model.marks import (
+    AGENT_MARK,
+    CLIENT_SOURCE_MARK,
+    DNS_CAPTURED_ZONE,
+    DNS_ZONE,
+    PROXY_MARK,
+    PROXY_ZONE,
+)
+from meshagent.model.ports import DNS, OUTBOUND, OWN_LOCAL_PORTS
+
+_NOT_SYN = "tcp flags & (fin|syn|rst|ack) != syn"
+_SYN = "tcp flags & (fin|syn|rst|ack) == syn"
+_PROXY_MARKS = f"{{ {CLIENT_SOURCE_MARK:#x}, {PROXY_MARK:#x} }}"
+_OUR_MARKS = f"{{ {CLIENT_SOURCE_MARK:#x}, {AGENT_MARK:#x}, {PROXY_MARK:#x} }}"
+_OWN_PORTS = f"{{ {', '.join(map(str, OWN_LOCAL_PORTS))} }}"
+
+
+def zones(intent: Intent) -> list[str]:
+    rules = [
+        text.rule(
+            f"meta mark {_PROXY_MARKS}",
+            f"ct original zone set {PROXY_ZONE}",
+            "the proxy's own connections: stale entries of captured ones must not catch them",
+        ),
+        text.rule(
+            f"meta mark {AGENT_MARK:#x} meta l4proto {{ tcp, udp }} th dport 53",
+            f"ct original zone set {DNS_ZONE}",
+            "the agent's own DNS queries: never those it answers",
+        ),
+    ]
+    for family, name in _nameserver_matches(intent):
+        rules.append(
+            text.rule(
+                f"{family} daddr @{name} udp dport 53 meta mark != {_OUR_MARKS} meta skuid != {intent.proxy_uid}",
+                "meta l4proto vmap @names_zone_gate",
+                "DNS queries that are captured, also those of open sockets",
+            )
+        )
+    blocks = [text.chain("zones", "filter hook output priority raw", rules)]
+    if intent.nameservers:
+        zone = text.rule(
+            "", f"ct original zone set {DNS_CAPTURED_ZONE}", "captured queries, free again when capture ends"
+        )
+        blocks.append(text.chain("captured_zone", "", [zone]))
+    return blocks
+
+
+def client_address() -> list[str]:
+    """The proxy connects to the application from the caller's address; the answers must come back to the proxy."""
+    rules = [
+        text.rule(
+            f"ct direction original meta mark {CLIENT_SOURCE_MARK:#x}",
+            f"ct mark set {CLIENT_SOURCE_MARK:#x}",
+            "the proxy speaks to the application from its caller's address",
+        ),
+        text.rule(
+            f"ct direction reply ct mark {CLIENT_SOURCE_MARK:#x}",
+            f"meta mark set {CLIENT_SOURCE_MARK:#x}",
+            "the application's answers go back to the proxy, not out to the caller",
+        ),
+    ]
+    return [text.chain("client_address", "route hook output priority mangle", rules)]
+
+
+def own_ports() -> list[str]:
+    """Before NAT, so that what is redirected to these ports later passes."""
+    rules = [
+        text.rule(f"meta mark {AGENT_MARK:#x}", "return", "the agent probes its own ports"),
+        text.rule(
+            f"tcp dport {_OWN_PORTS} {_SYN} fib daddr type local",
+            "reject with tcp reset",
+            "our own ports are reached by redirect only, also by local users",
+        ),
+        text.rule(
+            f"udp dport {DNS} fib daddr type local",
+            "reject with icmpx port-unreachable",
+            "our resolver is reached by redirect only",
+        ),
+    ]
+    outside = text.rule(
+        f"iif != lo tcp dport {_OWN_PORTS} {_SYN} fib daddr type local",
+        "reject with tcp reset",
+        "our own ports are not for other hosts",
+    )
+    return [
+        text.chain("own_ports", "filter hook output priority mangle", rules),
+        text.chain("own_ports_outside", "filter hook input priority mangle", [outside]),
+    ]
+
+
+def names(intent: Intent) -> list[str]:
+    if not intent.nameservers:
+        return []
+    entry = [
+        text.rule(
+            f"{family} daddr @{name} meta l4proto {{ tcp, udp }} th dport 53",
+            "goto names",
+            "DNS to the nameservers of resolv.conf",
+        )
+        for family, name in _nameserver_matches(intent)
+    ]
+    rules = [
+        *_exemptions(intent),
+        text.rule("", "meta l4proto vmap @names_gate", "the verdict flips when the resolver is dead"),
+    ]
+    capture = text.rule("meta l4proto { tcp, udp }", f"redirect to :{DNS}", "to the agent's resolver")
+    around = text.rule("", "return", "around the resolver: it is dead")
+    return [
+        text.chain("names_entry", "nat hook output priority -101", entry),
+        text.chain("names", "", rules),
+        text.chain("to_resolver", "", [capture]),
+        text.chain("around_resolver", "", [around]),
+    ]
+
+
+def _nameserver_matches(intent: Intent) -> list[tuple[str, str]]:
+    present = {address.version for address in intent.nameservers}
+    return [(_FAMILY[version], f"nameservers{version}") for version in (4, 6) if version in present]
+
+
+_FAMILY = {4: "ip", 6: "ip6"}
+
+
+def outbound(intent: Intent) -> list[str]:
+    versions = (4, 6) if intent.ipv6 is Ipv6.CAPTURE else (4,)
+    entry, gated = [], []
+    for version in versions:
+        key = f"{_FAMILY[version]} daddr . tcp dport"
+        entry.append(text.rule(f"{key} @virtual{version}", "goto mesh", "virtual address and port of a service"))
+        entry.append(text.rule(f"{key} @claimed{version}", "goto mesh", "literal address and port of a service"))
+        gated.append(
+            text.rule(f"{key} @claimed{version}", "meta l4proto vmap @claimed_gate", "flips when the proxy is dead")
+        )
+    virtual = text.rule("", "goto to_proxy", "virtual addresses have no direct way")
+    rules = [*_exemptions(intent), *_direct(intent), *gated, virtual]
+    capture = text.rule("meta l4proto tcp", f"redirect to :{OUTBOUND}", "to the proxy")
+    around = text.rule("", "return", "around the proxy: it is dead and the address has a machine of its own")
+    return [
+        text.chain("outbound", "nat hook output priority -100", entry),
+        text.chain("mesh", "", rules),
+        text.chain("to_proxy", "", [capture]),
+        text.chain("around_proxy", "", [around]),
+    ]
+
+
+def _exemptions(intent: Intent) -> list[str]:
+    return [
+        text.rule(_NOT_SYN, "return", "only new connections: open ones stay what they are"),
+        text.rule(f"meta mark {_OUR_MARKS}", "return", "the proxy and the agent go direct"),
+        text.rule(f"meta skuid {intent.proxy_uid}", "return", "the proxy goes direct"),
+    ]
+
+
+def _direct(intent: Intent) -> list[str]:
+    exclude = intent.exclude
+    rules = [text.rule("fib daddr type local", "return", "own addresses are direct, before any claim")]
+    matches = [
+        ("meta skuid", tuple(map(str, exclude.uids)), "users excluded in agent.yaml"),
+        ("meta skgid", tuple(map(str, exclude.gids)), "groups excluded in agent.yaml"),
+        ("oifname", tuple(f'"{name}"' for name in exclude.interfaces), "interfaces excluded in agent.yaml"),
+        ("tcp dport", tuple(map(str, text.merged(exclude.ports))), "ports excluded in agent.yaml"),
+        ("ip daddr", text.outermost(exclude.cidrs, 4), "networks excluded in agent.yaml"),
+        ("ip6 daddr", text.outermost(exclude.cidrs, 6), "networks excluded in agent.yaml"),
+    ]
+    rules += [
+        text.rule(f"{match} {{ {', '.join(values)} }}", "return", why) for match, values, why in matches if values
+    ]
+    return rules
+
+
+def virtual(intent: Intent) -> list[str]:
+    """After NAT: what still has a virtual address here was not captured, and has nowhere to go."""
+    reason = "a virtual address that was not captured: port not declared, or not TCP"
+    entry = [text.rule(f"ip daddr {VIRTUAL4}", "goto nowhere", reason)]
+    if intent.ipv6 is not Ipv6.LEAVE:
+        entry.append(text.rule(f"ip6 daddr {VIRTUAL6}", "goto nowhere", reason))
+    if intent.ipv6 is Ipv6.REFUSE and intent.mode is Mode.ACTIVE:
+        others = f"meta mark != {_OUR_MARKS} meta skuid != {intent.proxy_uid} {_SYN} fib daddr type != local"
+        entry.append(text.rule(f"ip6 daddr . tcp dport @claimed6 {others}", "goto nowhere", "capture.ipv6 is refuse"))
+    rules = [
+        text.rule("meta l4proto tcp", "reject with tcp reset", "refused at once instead of a timeout"),
+        text.rule("", "reject with icmpx admin-prohibited", "refused at once: services are TCP only"),
+    ]
+    return [text.chain("left_over", "filter hook output priority filter", entry), text.chain("nowhere", "", rules)]
+
+
+def inbound(intent: Intent) -> list[str]:
+    """Mesh peers come by HBONE and reach the application over lo; what comes from outside on these ports is plain."""
+    entry = []
+    for name, target, reason in (
+        ("counted_ports", "plain_text", "plain text on a declared port: counted, left alone"),
+        ("strict_ports", "refuse_plain_text", "plain text on a port that requires mutual TLS"),
+    ):
+        if getattr(intent, name):
+            match = f"iif != lo tcp dport @{name} {_SYN} fib daddr type local"
+            entry.append(text.rule(match, f"goto {target}", reason))
+    blocks = [text.chain("inbound", "filter hook input priority 10", entry)]
+    if intent.counted_ports:
+        blocks.append(text.chain("plain_text", "", _count("callers")))
+    if intent.strict_ports:
+        refuse = text.rule("", "reject with tcp reset", "mutual TLS is required: new plain connections are refused")
+        blocks.append(text.chain("refuse_plain_text", "", [*_count("refused"), refuse]))
+    return blocks
+
+
+def _count(name: str) -> list[str]:
+    return [
+        text.rule("", f"update @{name}4 {{ ip saddr . tcp dport counter }}", "who calls in plain text"),
+        text.rule("", f"update @{name}6 {{ ip6 saddr . tcp dport counter }}", "who calls in plain text"),
+    ]

@@ -1,0 +1,58 @@
+"""Capture as ``status`` shows it. Pure: an intent and the guard's own account in, one frozen value out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from meshagent.agent.capture import nft
+from meshagent.agent.capture.values import Intent, Mode, RefusedClaim, Spared
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStatus:
+    """What ``status`` shows. Times are seconds since the epoch, None where there is nothing to say.
+
+    ``active``: something is captured now. ``in_sync``: the kernel holds what the last decision wants.
+    ``bypassed_since``: new connections go around a dead proxy since then. ``rolled_back``: why the last change was
+    undone, until it is acknowledged.
+    """
+
+    active: bool = False
+    in_sync: bool = False
+    owned: bool = False
+    backend: str = "nft"
+    ports: tuple[int, ...] = ()
+    strict_ports: tuple[int, ...] = ()
+    captured: tuple[str, ...] = ()
+    spared: tuple[Spared, ...] = ()
+    refused: tuple[RefusedClaim, ...] = ()
+    pending_confirm_until: float | None = None
+    bypassed_since: float | None = None
+    rolled_back: str | None = None
+    heals: int = 0
+    error: str = ""
+
+
+def describe(intent: Intent, state: Mapping[str, Any]) -> CaptureStatus:
+    status = CaptureStatus(
+        active=intent.mode is Mode.ACTIVE,
+        in_sync=state["digest"] == nft.render(intent).digest,
+        ports=tuple(sorted((*intent.counted_ports, *intent.strict_ports))),
+        strict_ports=intent.strict_ports,
+        captured=intent.captured,
+        spared=intent.spared,
+        refused=intent.refused,
+    )
+    return with_state(status, state)
+
+
+def with_state(status: CaptureStatus, state: Mapping[str, Any]) -> CaptureStatus:
+    bypass, pending, undone = state["bypasses"].get(nft.PROXY_GATE), state["pending"], state["rolled_back"]
+    return replace(
+        status,
+        owned=state["owned"],
+        heals=state["heals"],
+        bypassed_since=bypass["since_at"] if bypass else None,
+        pending_confirm_until=pending["until_at"] if pending else None,
+        rolled_back=undone["reason"] if undone else None,
+    )

@@ -1,0 +1,172 @@
+"""The values of capture: what is wanted, what is known about this host, and the ``Intent`` that comes of both.
+
+An ``Intent`` checks itself: nothing but real numbers and addresses may reach a rule, whoever built it.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from meshagent.config.settings import CaptureConfig, Exclude, PortRange
+from meshagent.model.address import IPAddress, MeshAddress
+from meshagent.model.errors import UsageError
+from meshagent.model.policy import HostPolicy
+from meshagent.model.posture import Posture
+from meshagent.model.service import DeclaredService
+
+_MAX_UID = 2**32 - 2  # (uid_t)-1 means "no change" to the kernel
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)
+
+
+class Mode(StrEnum):
+    """``off``: nothing of ours in the kernel. ``drain``: nothing new is captured, open connections are looked after."""
+
+    OFF = "off"
+    DRAIN = "drain"
+    ACTIVE = "active"
+
+
+class Ipv6(StrEnum):
+    """What happens to mesh addresses of IPv6; always one of these, never an accident."""
+
+    CAPTURE = "capture"
+    LEAVE = "leave"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What capture must know about this machine.
+
+    ``gateways`` are next hops of default routes, ``nameservers`` those of resolv.conf in order, ``session_ports`` local
+    ports of the remote session that is typing. ``ipv6_usable``: the proxy can bind ::1.
+    """
+
+    proxy_uid: int
+    own_addresses: frozenset[IPAddress] = frozenset()
+    gateways: frozenset[IPAddress] = frozenset()
+    nameservers: tuple[IPAddress, ...] = ()
+    hub_addresses: frozenset[IPAddress] = frozenset()
+    sshd_ports: frozenset[int] = frozenset()
+    session_ports: frozenset[int] = frozenset()
+    ipv6_usable: bool = True
+    nft_usable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What operator and mesh want. ``mesh`` holds exactly the pairs the proxy has listeners for.
+
+    ``capture_dns``: queries to the nameservers of resolv.conf go to the agent's resolver. ``draining``: capture was on
+    in this boot, so connections through the proxy may still be open.
+    """
+
+    posture: Posture
+    config: CaptureConfig = field(default_factory=CaptureConfig)
+    services: tuple[DeclaredService, ...] = ()
+    policy: HostPolicy = field(default_factory=HostPolicy)
+    mesh: frozenset[MeshAddress] = frozenset()
+    capture_dns: bool = False
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """A local port that is never captured, and why."""
+
+    port: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedClaim:
+    """An address the mesh claims and this host doesn't hand over. ``code`` is stable kebab-case."""
+
+    address: MeshAddress
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Everything the renderers need. Addresses and ports are sorted, so equal intents render to equal text.
+
+    ``counted_ports`` and ``strict_ports`` are ports processes listen on; ``nameservers`` is empty where DNS isn't
+    captured; ``fail_open``: literals go direct while the proxy is dead.
+    """
+
+    mode: Mode
+    proxy_uid: int
+    virtual: tuple[MeshAddress, ...] = ()
+    claimed: tuple[MeshAddress, ...] = ()
+    nameservers: tuple[IPAddress, ...] = ()
+    counted_ports: tuple[int, ...] = ()
+    strict_ports: tuple[int, ...] = ()
+    ipv6: Ipv6 = Ipv6.CAPTURE
+    ipv6_usable: bool = True
+    fail_open: bool = True
+    exclude: Exclude = field(default_factory=Exclude)
+    spared: tuple[Spared, ...] = ()
+    refused: tuple[RefusedClaim, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_renderable(self)
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """One sentence for each kind of traffic that is captured, for people."""
+        return tuple(_sentences(self))
+
+
+def _sentences(intent: Intent) -> Iterable[str]:
+    if intent.mode is not Mode.ACTIVE:
+        return
+    yield f"new connections to {len(intent.virtual)} virtual and {len(intent.claimed)} claimed addresses"
+    if intent.nameservers:
+        yield f"DNS queries to {', '.join(str(address) for address in intent.nameservers)}"
+    if intent.counted_ports:
+        yield f"plain-text callers counted on ports {', '.join(map(str, intent.counted_ports))}"
+    if intent.strict_ports:
+        yield f"plain-text callers refused on ports {', '.join(map(str, intent.strict_ports))}"
+
+
+def _require_renderable(intent: Intent) -> None:
+    """Nothing but real numbers and addresses may reach a rule, whoever built the intent."""
+    uids = (intent.proxy_uid, *intent.exclude.uids, *intent.exclude.gids)
+    if not all(_is_int(uid) and 0 <= uid <= _MAX_UID for uid in uids):
+        raise UsageError("bad-uid", "a user or group number is out of range")
+    if intent.proxy_uid == 0:
+        raise UsageError("bad-uid", "the proxy must not run as root: exempting it would exempt every root program")
+    if not all(_is_port(port) for port in (*intent.counted_ports, *intent.strict_ports)):
+        raise UsageError("bad-port", "a declared port is not a number from 1 to 65535")
+    if not all(_is_range(ports) for ports in intent.exclude.ports):
+        raise UsageError("bad-port", "an excluded port is not a number from 1 to 65535")
+    for pair in (*intent.virtual, *intent.claimed):
+        if not (_is_address(pair.ip) and _is_port(pair.port)):
+            raise UsageError("bad-address", f"{str(pair)[:100]!r} is not an address and port")
+    if not all(_is_address(address) for address in intent.nameservers):
+        raise UsageError("bad-address", "a nameserver is not an IP address")
+    if not all(isinstance(network, IPv4Network | IPv6Network) for network in intent.exclude.cidrs):
+        raise UsageError("bad-address", "an excluded network is not an IP network")
+    for name in intent.exclude.interfaces:
+        if not isinstance(name, str) or not _INTERFACE.fullmatch(name):
+            raise UsageError("bad-interface", f"{str(name)[:100]!r} is not the name of a network interface")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535
+
+
+def _is_range(value: object) -> bool:
+    return isinstance(value, PortRange) and _is_port(value.first) and _is_port(value.last) and value.first <= value.last
+
+
+def _is_address(value: object) -> bool:
+    """A zone id ('fe80::1%eth0') is free text to Python, so an address that carries one isn't accepted."""
+    return isinstance(value, IPv4Address) or (isinstance(value, IPv6Address) and value.scope_id is None)

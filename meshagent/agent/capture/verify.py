@@ -1,0 +1,83 @@
+"""What the kernel really holds: is it what we put there, who calls in plain text, which rule is hit how often. Pure.
+
+Input is the guard's listing, libnftables-json(5) as text.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from meshagent.agent.capture.nft import CALLER_SETS, CALLERS_TIMEOUT
+from meshagent.guard import readback
+from meshagent.model.address import IPAddress, parse_ip
+
+
+class Sync(StrEnum):
+    """How the kernel compares with what it returned right after our own apply."""
+
+    EQUAL = "equal"
+    CHANGED = "changed"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody outside the mesh who calls a declared port in plain text.
+
+    ``count`` is new connections, forgotten a day after the last one; ``idle`` seconds since that one.
+    """
+
+    address: IPAddress
+    port: int
+    count: int
+    refused: bool
+    idle: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCount:
+    """How many packets (of redirect rules: connections) met a rule."""
+
+    chain: str
+    reason: str
+    packets: int
+
+
+def compare(listing: str | None, expected: str) -> Sync:
+    """``expected`` is ``readback.digest`` of the listing right after our own apply; empty = there should be none."""
+    if listing is None:
+        return Sync.MISSING if expected else Sync.EQUAL
+    return Sync.EQUAL if readback.digest(listing) == expected else Sync.CHANGED
+
+
+def callers(listing: str | None) -> tuple[Caller, ...]:
+    """Plain-text callers, busiest first."""
+    if listing is None:
+        return ()
+    found = []
+    for name, elements in readback.dynamic_elements(listing, CALLER_SETS).items():
+        for key, packets, _size, left in elements:
+            address, _, port = key.partition(" . ")
+            ip = parse_ip(address)
+            if ip is not None:
+                idle = max(0, CALLERS_TIMEOUT - left)
+                found.append(Caller(ip, int(port), packets, name.startswith("refused"), idle))
+    return tuple(sorted(found, key=lambda caller: (-caller.count, str(caller.address), caller.port)))
+
+
+def counts(listing: str | None) -> tuple[RuleCount, ...]:
+    """Every counted rule with its reason, in the table's order."""
+    if listing is None:
+        return ()
+    found = []
+    for kind, body in readback.objects(listing):
+        if kind != "rule":
+            continue
+        for expression in body.get("expr", []):
+            if counter := expression.get("counter"):
+                found.append(RuleCount(body["chain"], body.get("comment", ""), counter["packets"]))
+    return tuple(found)
+
+
+def around_proxy(listing: str | None) -> int:
+    """Connections that went past a dead proxy since the last replacement of the rules."""
+    return sum(count.packets for count in counts(listing) if count.chain == "around_proxy")

@@ -1,0 +1,215 @@
+"""What the guard does on every request and event. Pure: a state and an event in, a plan out; loop.py performs plans.
+
+A plan is one nft transaction, the state after it, and whether the roll-back file changes. If the kernel refuses the
+transaction the new state is dropped, so the state always says what the kernel holds.
+
+Rules that matter here:
+- our table is replaced in one batch: ``table``, ``delete table``, full table. Two batches leak connections.
+- the first line of that batch must repeat the owner flag of the table that is there (the kernel refuses to change it).
+- the anchor table is made first and removed last: without any NAT chain the kernel unhooks NAT, and established
+  redirected connections die.
+- a gate that is open stays open over a replacement: the bypass is part of the same batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from meshagent.guard.state import Bypass, Heal, RolledBack, Ruleset, State, Trial, Watch
+from meshagent.guard.text import require_updates, with_owner
+from meshagent.guard.wire import RequestError
+from meshagent.model.marks import ANCHOR_TABLE, TABLE
+
+
+class Memory(Enum):
+    """What happens to the roll-back file: nothing, write it from the new state, delete it."""
+
+    KEEP = "keep"
+    WRITE = "write"
+    FORGET = "forget"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the kernel can do and holds. ``carried`` are ready lines that add the elements of dynamic sets again."""
+
+    owner_supported: bool
+    anchor_present: bool
+    carried: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One transaction (empty = none), the state once it is done, and what to remember."""
+
+    state: State
+    batch: str = ""
+    memory: Memory = Memory.KEEP
+
+
+def apply(state: State, wanted: Ruleset, facts: Facts) -> Plan:
+    """Put ``wanted`` in the place of what is installed; applying twice is harmless.
+
+    After a roll-back nothing is captured again until the agent has acknowledged it: an agent that hung meanwhile must
+    not install the unconfirmed rules once more.
+    """
+    _require_acknowledged(state, wanted)
+    return _install(state, wanted, facts)
+
+
+def _require_acknowledged(state: State, wanted: Ruleset) -> None:
+    same = state.installed is not None and wanted.digest == state.installed.digest
+    if state.rolled_back and wanted.table and not same:
+        raise RequestError(
+            "rolled-back", "a change was rolled back and nobody has taken note of it", "acknowledge it, then apply"
+        )
+
+
+def _install(state: State, wanted: Ruleset, facts: Facts) -> Plan:
+    owned = bool(wanted.table) and wanted.owner and facts.owner_supported
+    batch = anchor_lines(wanted, facts) + _clear_lines(state)
+    if wanted.table:
+        batch += (with_owner(wanted.table, TABLE) if owned else wanted.table) + facts.carried
+        batch += "".join(_bypass_text(wanted, gate) for gate in sorted(state.bypasses))
+    return Plan(replace(state, installed=wanted, owned=owned), batch)
+
+
+def check_batch(state: State, wanted: Ruleset, facts: Facts) -> str:
+    """The batch ``apply`` would run, for a dry run."""
+    return _install(state, wanted, facts).batch
+
+
+def update(state: State, lines: str, wanted: Ruleset) -> Plan:
+    """Change elements of sets only; ``wanted`` is the whole ruleset after it, for the next replacement or healing."""
+    if state.installed is None or not state.installed.table:
+        raise RequestError("no-rules", "there is no table to update", "apply the whole ruleset first")
+    require_updates(lines, TABLE)
+    _require_acknowledged(state, wanted)
+    return Plan(replace(state, installed=wanted), lines)
+
+
+def bare(state: State, facts: Facts) -> Plan:
+    """The last resort of a roll-back whose rules the kernel refuses: no rules, the anchor stays."""
+    return _install(state, Ruleset(anchor=state.installed.anchor if state.installed else ""), facts)
+
+
+def remove(state: State, anchor: bool) -> Plan:
+    """Take our rules out; the anchor only when its connections are gone or given up."""
+    batch = _clear_lines(state)
+    if anchor:
+        batch += f"table inet {ANCHOR_TABLE}\ndelete table inet {ANCHOR_TABLE}\n"
+    return Plan(replace(state, installed=None, owned=False, bypasses={}, watches={}), batch)
+
+
+# --- gates -----------------------------------------------------------------------------------------------------------
+
+
+def bypass(state: State, gate: str, reason: str, now_at: float) -> Plan:
+    """Let new connections pass around a helper. Opening an open gate changes nothing."""
+    if gate in state.bypasses:
+        return Plan(state)
+    opened = replace(state, bypasses={**state.bypasses, gate: Bypass(now_at, reason)})
+    return Plan(opened, _bypass_text(state.installed, gate))
+
+
+def recapture(state: State, gate: str) -> Plan:
+    """Close a gate again: new connections are captured."""
+    if gate not in state.bypasses:
+        return Plan(state)
+    closed = replace(state, bypasses={name: value for name, value in state.bypasses.items() if name != gate})
+    found = state.installed.gates.get(gate) if state.installed and state.installed.table else None
+    return Plan(closed, found.recapture if found else "")
+
+
+def process_died(state: State, gate: str, watch: Watch, now_at: float) -> Plan:
+    """A watched process ended: with policy open its gate opens, with closed the rules stay and callers are refused."""
+    state = state.without_watch(gate)
+    return bypass(state, gate, f"process {watch.pid} ended", now_at) if watch.opens else Plan(state)
+
+
+def _bypass_text(ruleset: Ruleset | None, gate: str) -> str:
+    if ruleset is None or not ruleset.table or gate not in ruleset.gates:
+        return ""
+    return ruleset.gates[gate].bypass
+
+
+# --- the dead-man ----------------------------------------------------------------------------------------------------
+
+
+def arm(state: State, trial: Trial) -> Plan:
+    """Start or restart the timer. A second change during a trial keeps the first one's way back."""
+    back_to = state.trial.back_to if state.trial else trial.back_to
+    return Plan(replace(state, trial=replace(trial, back_to=back_to), rolled_back=None), memory=Memory.WRITE)
+
+
+def confirm(state: State) -> Plan:
+    """Keep the change. Without a pending one this does nothing."""
+    return Plan(replace(state, trial=None), memory=Memory.FORGET) if state.trial else Plan(state)
+
+
+def roll_back(state: State, reason: str, now_at: float, facts: Facts) -> Plan:
+    """Nobody confirmed: back to what the trial names, and remember it for the agent and over a reboot."""
+    assert state.trial is not None
+    undone = RolledBack(now_at, reason, state.trial.note)
+    plan = _install(state, state.trial.back_to, facts)
+    return Plan(replace(plan.state, trial=None, rolled_back=undone), plan.batch, Memory.WRITE)
+
+
+def acknowledge(state: State) -> Plan:
+    """The agent has taken note of the roll-back."""
+    return Plan(replace(state, rolled_back=None), memory=Memory.FORGET) if state.rolled_back else Plan(state)
+
+
+def after_start(remembered: State, boot_id: str, remembered_boot: str, now: float, now_at: float) -> Plan:
+    """A guard starts and finds the file of another: an unconfirmed change of an earlier boot counts as rolled back.
+
+    Within one boot the timer goes on as if nothing had happened: ``deadline`` counts boot time.
+    """
+    trial = remembered.trial
+    if trial is None or (boot_id == remembered_boot and now < trial.deadline):
+        return Plan(remembered)
+    reason = "not confirmed in time" if boot_id == remembered_boot else "the host restarted before it was confirmed"
+    undone = RolledBack(now_at, reason, trial.note)
+    return Plan(replace(remembered, trial=None, rolled_back=undone), memory=Memory.WRITE)
+
+
+# --- others ----------------------------------------------------------------------------------------------------------
+
+
+def heal(state: State, who: tuple[int, str], what: str, now_at: float, facts: Facts) -> Plan:
+    """Our rules were changed by another program (pid and name): put them back and remember who it was."""
+    assert state.installed is not None
+    plan = _install(replace(state, owned=False), state.installed, facts)
+    event = Heal(now_at, who[0], who[1], what)
+    return replace(plan, state=replace(plan.state, heals=state.heals + 1, last_heal=event))
+
+
+def heal_anchor(state: State, who: tuple[int, str], now_at: float) -> Plan:
+    """Only the anchor was removed: NAT stays hooked by our own table meanwhile, so making it again is enough."""
+    assert state.installed is not None
+    event = Heal(now_at, who[0], who[1], "anchor removed")
+    return Plan(replace(state, heals=state.heals + 1, last_heal=event), state.installed.anchor)
+
+
+def anchor_lines(wanted: Ruleset, facts: Facts) -> str:
+    """The anchor is never replaced, only made where it is missing."""
+    return wanted.anchor if wanted.anchor and not facts.anchor_present else ""
+
+
+def _clear_lines(state: State) -> str:
+    """Make sure the table is there, then delete it: works whether or not it was."""
+    flags = " { flags owner; }" if state.owned else ""
+    return f"table inet {TABLE}{flags}\ndelete table inet {TABLE}\n"
+
+
+def carried_lines(sets: Mapping[str, list[tuple[str, int, int, int]]]) -> str:
+    """Add the counted elements of dynamic sets again: set -> (key, packets, bytes, seconds left)."""
+    lines = []
+    for name, elements in sets.items():
+        if not elements:
+            continue
+        parts = (
+            f"{key} counter packets {packets} bytes {size} expires {left}s" for key, packets, size, left in elements
+        )
+        lines.append(f"add element inet {TABLE} {name} {{ {', '.join(parts)} }}\n")
+    return "".join(lines)

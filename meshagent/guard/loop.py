@@ -1,0 +1,255 @@
+"""The guard's life: one selector over the socket, its clients, the watched processes and the rule announcements.
+
+Start: lock, socket, kernel context. Stop (SIGTERM, ``quit``): our table goes, the anchor stays, so that open
+connections live on; ending the guard is the operator's emergency switch.
+"""
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import socket
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meshagent.guard import methods, rulewatch, wire
+from meshagent.guard.libnftables import Context, NftError
+from meshagent.guard.perform import Guard, say
+from meshagent.guard.wire import LineBuffer, RequestError
+from meshagent.model.paths import Paths
+
+#: The agent holds one connection, the CLI and a second agent short ones.
+_MAX_CLIENTS = 16
+#: The dead-man is checked at least this often: select sleeps by the monotonic clock, which stops in suspend.
+_TICK_SECONDS = 5.0
+
+
+class GuardStartError(Exception):
+    """The guard can't start; the text is one line for a person."""
+
+
+@dataclass
+class _Client:
+    connection: socket.socket
+    lines: LineBuffer = field(default_factory=lambda: LineBuffer(wire.MAX_REQUEST))
+    out: bytearray = field(default_factory=bytearray)
+    greeted: bool = False
+
+
+class Loop:
+    """Everything the guard waits for. ``run`` returns when the guard was told to end."""
+
+    def __init__(self, guard: Guard, listener: socket.socket) -> None:
+        self._guard, self._listener = guard, listener
+        self._selector = selectors.DefaultSelector()
+        self._watch = rulewatch.open_watch()
+        self._clients: dict[int, _Client] = {}
+        self._running = True
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._watch, selectors.EVENT_READ, self._rules_announced)
+
+    def stop(self) -> None:
+        self._running = False
+
+    def run(self, wakeup: int) -> None:
+        """Serve until stopped; ``wakeup`` turns readable on a signal."""
+        self._selector.register(wakeup, selectors.EVENT_READ, lambda _: os.read(wakeup, 512))
+        while self._running:
+            self._follow_processes()
+            due = self._guard.due()
+            if due == 0.0:
+                self._guard.fire()
+                continue
+            wait = _TICK_SECONDS if due is None else min(due, _TICK_SECONDS)
+            ready = self._selector.select(wait if self._guard.settled else 0)
+            if not ready and not self._guard.settled:
+                self._guard.settle()
+            for key, events in ready:
+                if self._selector.get_map().get(key.fd) is key:  # an earlier event of this round may have closed it
+                    key.data(events)
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    def _accept(self, _: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            connection, _address = self._listener.accept()
+            if len(self._clients) >= _MAX_CLIENTS or not _is_ours(connection):
+                connection.close()
+                return
+            connection.setblocking(False)
+            client = _Client(connection)
+            self._clients[connection.fileno()] = client
+            self._selector.register(connection, selectors.EVENT_READ, lambda events: self._talk(client, events))
+
+    def _talk(self, client: _Client, events: int) -> None:
+        try:
+            if events & selectors.EVENT_READ:
+                self._read(client)
+            if client.out:
+                sent = client.connection.send(client.out)
+                del client.out[:sent]
+        except BlockingIOError:
+            pass
+        except (OSError, RequestError):
+            self._drop(client)
+            return
+        if client.connection.fileno() >= 0:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.out else 0)
+            self._selector.modify(client.connection, wanted, lambda events: self._talk(client, events))
+
+    def _read(self, client: _Client) -> None:
+        data = client.connection.recv(1 << 16)
+        if not data:
+            raise ConnectionResetError
+        for line in client.lines.feed(data):
+            client.out += self._answer(client, line)
+            if len(client.out) > wire.MAX_ANSWER:
+                raise RequestError("too-large", "the client doesn't read its answers")
+
+    def _answer(self, client: _Client, line: bytes) -> bytes:
+        number = 0
+        try:
+            request = wire.parse_request(line)
+            number = request.id
+            return wire.answer(number, self._result(client, request))
+        except RequestError as error:
+            return wire.failure(number, error)
+        except NftError as error:
+            return wire.failure(number, RequestError("nft-failed", str(error)))
+
+    def _result(self, client: _Client, request: wire.Request) -> object:
+        if request.method == "hello":
+            result = methods.hello(self._guard, request.params)
+            client.greeted = True
+            return result
+        if not client.greeted:
+            raise RequestError("wrong-version", "the first request must be hello")
+        if request.method == "quit":
+            self.stop()
+            return {}
+        return methods.dispatch(self._guard, request)
+
+    def _drop(self, client: _Client) -> None:
+        self._clients.pop(client.connection.fileno(), None)
+        self._selector.unregister(client.connection)
+        client.connection.close()
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _follow_processes(self) -> None:
+        """Wait on exactly the descriptors the guard has open now."""
+        for pidfd in self._guard.retired:
+            with contextlib.suppress(KeyError):  # opened and replaced within one round
+                self._selector.unregister(pidfd.descriptor)
+            pidfd.close()
+        self._guard.retired.clear()
+        for gate, pidfd in self._guard.pidfds.items():
+            if pidfd.descriptor not in self._selector.get_map():
+                self._selector.register(pidfd.descriptor, selectors.EVENT_READ, self._died(gate))
+
+    def _died(self, gate: str) -> Any:
+        return lambda _events: self._guard.died(gate)
+
+    def _rules_announced(self, _: int) -> None:
+        who: tuple[int, str] | None = None
+        try:
+            while True:
+                for change in rulewatch.changes(self._watch.recv(1 << 18)):
+                    who = change if change[0] != os.getpid() else who
+        except BlockingIOError:
+            pass
+        except OSError:  # ENOBUFS: announcements were lost, so look
+            who = who or (0, "unknown")
+        if who:
+            try:
+                self._guard.rules_changed(*who)
+            except (RequestError, NftError) as error:
+                say("could not put the rules back", error=str(error))
+
+    def finish(self) -> None:
+        """Our table goes, the anchor stays; answers already given are sent."""
+        for client in list(self._clients.values()):
+            with contextlib.suppress(OSError):
+                client.connection.send(client.out)
+            client.connection.close()
+        try:
+            self._guard.remove(anchor=False)
+        except RequestError as error:
+            say("could not remove the rules", error=error.message)
+
+
+def serve(paths: Paths) -> None:
+    """The whole life of the guard of one root. Raises ``GuardStartError``."""
+    paths.run.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_single_instance(paths.run / "guard.lock"))
+        context = _context()
+        stack.callback(context.close)
+        guard = Guard(context, paths.state / "rollback.json")
+        guard.start()
+        listener = stack.enter_context(_listen(paths.guard_socket))
+        stack.callback(lambda: paths.guard_socket.unlink(missing_ok=True))
+        loop = Loop(guard, listener)
+        wakeup = _signals(loop)
+        say("guard is up", pid=os.getpid(), owner=guard.owner_supported)
+        loop.run(wakeup)
+        loop.finish()
+        say("guard ended, its table is removed")
+
+
+def _context() -> Context:
+    try:
+        context = Context()
+        context.check("table inet meshagent_probe { }\n")
+    except NftError as error:
+        raise GuardStartError(f"nftables can't be used here: {error}") from error
+    return context
+
+
+@contextlib.contextmanager
+def _single_instance(path: Path) -> Any:
+    """Hold the lock of this root; the kernel frees it however we end."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GuardStartError(f"another guard of this root is running ({path} is locked)") from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _listen(path: Path) -> socket.socket:
+    """A stale socket may be removed: we hold the lock, so nobody serves it."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    return listener
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    """Root or our own uid; the file mode says the same, this also holds where a mount ignores modes."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", credentials)
+    return uid in (0, os.geteuid())
+
+
+def _signals(loop: Loop) -> int:
+    """SIGTERM and SIGINT end the guard; a hang-up of the terminal that started it doesn't. Returns the wake-up end."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return reader

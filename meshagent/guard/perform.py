@@ -1,0 +1,264 @@
+"""Performs what decide.py plans: the one place where the guard touches kernel, disk and other processes.
+
+One thread, no locks: requests, timers and events come one after the other from loop.py.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from meshagent.guard import decide, memory, processes, readback
+from meshagent.guard.decide import Facts, Memory, Plan
+from meshagent.guard.libnftables import Context, NftError
+from meshagent.guard.processes import Pidfd
+from meshagent.guard.state import Ruleset, State, Trial, Watch
+from meshagent.guard.wire import RequestError
+from meshagent.model.marks import ANCHOR_TABLE, TABLE
+
+
+def boot_seconds() -> float:
+    """Seconds since boot, also while suspended: a dead-man must not wait for a laptop's lid."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def say(text: str, **values: object) -> None:
+    """One line on stderr; the agent or the journal keeps it."""
+    fields = " ".join(f"{key}={value!r}" for key, value in values.items())
+    print(f"{text} {fields}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201 the guard's log is its stderr
+
+
+@dataclass
+class Guard:
+    """The state and the things it acts on.
+
+    ``pidfds`` (by gate) are for the loop to wait on, ``retired`` for it to close, after it has stopped waiting: a
+    number that is closed too early comes back as somebody else's.
+    """
+
+    context: Context
+    rollback_file: Path
+    state: State = field(default_factory=State)
+    owner_supported: bool = False
+    started_at: float = field(default_factory=time.time)
+    applied_at: float = 0.0
+    kernel_digest: str = ""
+    settled: bool = True
+    pidfds: dict[str, Pidfd] = field(default_factory=dict)
+    retired: list[Pidfd] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Probe the kernel and pick up what an earlier guard remembered."""
+        self.owner_supported = self._probe_owner()
+        remembered, boot = memory.load(self.rollback_file)
+        plan = decide.after_start(remembered, memory.boot_id(), boot, boot_seconds(), time.time())
+        self._perform(plan)
+        if plan.memory is Memory.WRITE:
+            say("a change was not confirmed before the guard ended", reason=plan.state.rolled_back)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def check(self, wanted: Ruleset) -> None:
+        """Dry run in the kernel of what ``apply`` would do; raises ``RequestError`` with nft's own words."""
+        batch = decide.check_batch(self.state, wanted, self._facts(wanted))
+        try:
+            self.context.check(batch)
+        except NftError as error:
+            raise RequestError("nft-failed", f"the kernel refuses the rules: {error}") from error
+
+    def apply(self, wanted: Ruleset) -> None:
+        self._perform(decide.apply(self.state, wanted, self._facts(wanted)))
+
+    def update(self, lines: str, wanted: Ruleset) -> None:
+        self._perform(decide.update(self.state, lines, wanted))
+
+    def remove(self, anchor: bool) -> None:
+        self._perform(decide.remove(self.state, anchor))
+        for gate in list(self.pidfds):
+            self._retire(gate)
+
+    def bypass(self, gate: str, reason: str) -> None:
+        self._perform(decide.bypass(self.state, gate, reason, time.time()))
+
+    def recapture(self, gate: str) -> None:
+        self._perform(decide.recapture(self.state, gate))
+
+    def watch(self, gate: str, watch: Watch) -> bool:
+        """Watch a process; False when it is gone already, and then the gate opens at once as if it had just died."""
+        self._retire(gate)
+        self.state = self.state.with_watch(gate, watch)
+        opened = processes.open_pidfd(watch.pid, watch.started)
+        if opened is None:
+            self.died(gate)
+            return False
+        self.pidfds[gate] = opened
+        return True
+
+    def unwatch(self, gate: str) -> None:
+        self._retire(gate)
+        self.state = self.state.without_watch(gate)
+
+    def arm(self, seconds: float, back_to: Ruleset | None, note: dict[str, str]) -> float:
+        """Start the dead-man; without ``back_to`` the way back is what is installed now. Returns the wall-clock end."""
+        until = time.time() + seconds
+        target = back_to if back_to is not None else self.state.installed or Ruleset()
+        self._perform(decide.arm(self.state, Trial(boot_seconds() + seconds, until, target, note)))
+        return until
+
+    def confirm(self) -> bool:
+        """True when a change was pending."""
+        pending = self.state.trial is not None
+        self._perform(decide.confirm(self.state))
+        return pending
+
+    def acknowledge(self) -> None:
+        self._perform(decide.acknowledge(self.state))
+
+    def listing(self, anchor: bool) -> str | None:
+        """Our table as nft's JSON with counters; None when it isn't there."""
+        return self.context.table_json(ANCHOR_TABLE if anchor else TABLE)
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def died(self, gate: str) -> None:
+        """The process watched for this gate has ended."""
+        self._retire(gate)
+        watch = self.state.watches.get(gate)
+        if watch is None:
+            return
+        self._perform(decide.process_died(self.state, gate, watch, time.time()))
+        say("watched process ended", gate=gate, pid=watch.pid, bypassed=gate in self.state.bypasses)
+
+    def due(self) -> float | None:
+        """Seconds until the dead-man fires, 0 when it is due; None while nothing is pending."""
+        return max(0.0, self.state.trial.deadline - boot_seconds()) if self.state.trial else None
+
+    def fire(self) -> None:
+        """The dead-man's time is up."""
+        assert self.state.trial is not None
+        facts = self._facts(self.state.trial.back_to)
+        plan = decide.roll_back(self.state, "not confirmed in time", time.time(), facts)
+        try:
+            self._perform(plan)
+        except RequestError as error:  # the old rules don't load any more: no rules at all is the safe side
+            say("could not go back to the rules before, removing ours", error=error.message)
+            bare = decide.bare(self.state, facts)
+            undone = replace(bare.state, trial=None, rolled_back=plan.state.rolled_back)
+            self._perform(Plan(undone, bare.batch, Memory.WRITE))
+        say("change rolled back", note=dict(plan.state.rolled_back.note) if plan.state.rolled_back else {})
+
+    def rules_changed(self, pid: int, name: str) -> None:
+        """Another program committed a transaction: look whether it was about our tables, and put them back."""
+        if self.state.installed is None or pid == os.getpid():
+            return
+        who, facts = (pid, name), self._facts(self.state.installed)
+        if self.state.installed.anchor and not facts.anchor_present:
+            self._heal(who, "anchor removed", decide.heal_anchor(self.state, who, time.time()))
+        if self.state.owned or not self.state.installed.table:
+            return  # the kernel lets nobody else touch an owned table
+        listing = self.listing(anchor=False)
+        if listing is None or not self.settled or readback.digest(listing) != self.kernel_digest:
+            what = "table removed" if listing is None else "rules changed"
+            self._heal(who, what, decide.heal(self.state, who, what, time.time(), facts))
+
+    def _heal(self, who: tuple[int, str], what: str, plan: Plan) -> None:
+        self._perform(plan)
+        say("rules changed by another program, put back", pid=who[0], name=who[1], what=what)
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+
+    def _perform(self, plan: Plan) -> None:
+        if plan.batch:
+            self._run(plan.batch)
+            self.applied_at = time.time()
+            self.settled = False
+        self.state = plan.state
+        self._remember_disk(plan.memory)
+
+    def settle(self) -> None:
+        """Take the reference for the rule watch, once things are quiet: listing 5,000 addresses takes 30 ms.
+
+        An owned table can't be changed by others, so it needs no reference.
+        """
+        self.settled, self.kernel_digest = True, ""
+        installed = self.state.installed
+        if installed and installed.table and not self.state.owned:
+            self.kernel_digest = readback.digest(self.listing(anchor=False) or readback.NOTHING)
+
+    def _run(self, batch: str) -> None:
+        try:
+            self.context.run(batch)
+        except NftError as error:
+            hint = ""
+            if "not permitted" in str(error):
+                hint = "another process owns the table: is a second guard running in this network namespace?"
+            raise RequestError("nft-failed", f"the kernel refused the rules: {error}", hint) from error
+
+    def _remember_disk(self, action: Memory) -> None:
+        try:
+            if action is Memory.WRITE:
+                memory.save(self.rollback_file, self.state, memory.boot_id())
+            elif action is Memory.FORGET:
+                memory.forget(self.rollback_file)
+        except OSError as error:  # a full disk must not stop a roll-back; only the memory over a reboot is lost
+            say("could not remember the roll-back on disk", error=str(error))
+
+    def _facts(self, wanted: Ruleset) -> Facts:
+        anchored = self.context.exists(ANCHOR_TABLE)
+        return Facts(self.owner_supported, anchored, self._carried(wanted))
+
+    def _carried(self, wanted: Ruleset) -> str:
+        """Read just before the replacement; what is counted in the millisecond between is lost."""
+        before = self.state.installed
+        if not wanted.table or before is None:
+            return ""
+        names = tuple(name for name in wanted.carry if name in before.carry)
+        listings = [self.context.set_json(TABLE, name) for name in names]
+        found: dict[str, list[readback.Element]] = {}
+        for listing in listings:
+            found |= readback.dynamic_elements(listing, names) if listing else {}
+        return decide.carried_lines(found)
+
+    def _probe_owner(self) -> bool:
+        """Kernels before 5.12 refuse the flag; a dry run changes nothing."""
+        with contextlib.suppress(NftError):
+            self.context.check("table inet meshagent_probe { flags owner; }\n")
+            return True
+        return False
+
+    def _retire(self, gate: str) -> None:
+        if gate in self.pidfds:
+            self.retired.append(self.pidfds.pop(gate))
+
+    def describe(self) -> dict[str, object]:
+        """The answer to ``state``; times are seconds since the epoch."""
+        state, installed = self.state, self.state.installed
+        return {
+            "pid": os.getpid(),
+            "started_at": self.started_at,
+            "owner_supported": self.owner_supported,
+            "installed": installed is not None and bool(installed.table),
+            "owned": state.owned,
+            "digest": installed.digest if installed else "",
+            "applied_at": self.applied_at,
+            "kernel_digest": self.kernel_digest,
+            "anchor": self.context.exists(ANCHOR_TABLE),
+            "bypasses": {
+                gate: {"since_at": value.since_at, "reason": value.reason} for gate, value in state.bypasses.items()
+            },
+            "watches": {gate: {"pid": watch.pid, "opens": watch.opens} for gate, watch in state.watches.items()},
+            "pending": {"until_at": state.trial.until_at, "note": dict(state.trial.note)} if state.trial else None,
+            "rolled_back": (
+                {"at": state.rolled_back.at, "reason": state.rolled_back.reason, "note": dict(state.rolled_back.note)}
+                if state.rolled_back
+                else None
+            ),
+            "heals": state.heals,
+            "last_heal": (
+                {"at": heal.at, "pid": heal.pid, "name": heal.name, "what": heal.what}
+                if (heal := state.last_heal)
+                else None
+            ),
+        }

@@ -1,0 +1,145 @@
+"""What the guard knows, as frozen values. Times: ``*_at`` are wall-clock seconds, ``deadline`` counts boot time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from meshagent.guard.text import require_table, require_updates
+from meshagent.guard.wire import RequestError, take
+from meshagent.model.marks import ANCHOR_TABLE, TABLE
+
+#: The most a person may wait before confirming; longer is a mistake, not a trial.
+MAX_TRIAL_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How to let new connections pass a dead helper, and how to capture them again: element changes, maybe none."""
+
+    bypass: str = ""
+    recapture: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """Everything that should be in the kernel. ``table`` is empty where nothing should be.
+
+    ``owner`` asks for a table that dies with the guard (failure policy open). ``carry`` names dynamic sets whose
+    counted elements survive a replacement.
+    """
+
+    table: str = ""
+    anchor: str = ""
+    owner: bool = False
+    digest: str = ""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    carry: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A process whose death opens a gate at once. ``started`` as in /proc/PID/stat, clock ticks after boot."""
+
+    pid: int
+    started: int
+    opens: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """A gate that is open now."""
+
+    since_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A change that waits for ``confirm``; at ``deadline`` ``back_to`` is installed. ``note`` is the agent's own."""
+
+    deadline: float
+    until_at: float
+    back_to: Ruleset
+    note: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A trial that nobody confirmed; remembered on disk until the agent acknowledges it."""
+
+    at: float
+    reason: str
+    note: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Heal:
+    """Somebody else changed our rules and we put them back."""
+
+    at: float
+    pid: int
+    name: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All of it. ``installed`` is None until the first apply, and after ``remove``."""
+
+    installed: Ruleset | None = None
+    owned: bool = False
+    bypasses: Mapping[str, Bypass] = field(default_factory=dict)
+    watches: Mapping[str, Watch] = field(default_factory=dict)
+    trial: Trial | None = None
+    rolled_back: RolledBack | None = None
+    heals: int = 0
+    last_heal: Heal | None = None
+
+    def with_watch(self, gate: str, watch: Watch) -> "State":
+        return replace(self, watches={**self.watches, gate: watch})
+
+    def without_watch(self, gate: str) -> "State":
+        return replace(self, watches={name: watch for name, watch in self.watches.items() if name != gate})
+
+
+def ruleset_from(params: dict[str, Any]) -> Ruleset:
+    """Read and judge a ruleset of a request or of the roll-back file; ``RequestError`` names what is wrong."""
+    table, anchor = take(params, "table", str, ""), take(params, "anchor", str, "")
+    if table:
+        require_table(table, TABLE)
+    if anchor:
+        require_table(anchor, ANCHOR_TABLE)
+    carry = tuple(str(name) for name in take(params, "carry", list, []))
+    if not all(name.isascii() and name.isidentifier() for name in carry):
+        raise RequestError("bad-request", "carry holds something that isn't the name of a set")
+    gates = {str(name): _gate(value) for name, value in take(params, "gates", dict, {}).items()}
+    return Ruleset(table, anchor, take(params, "owner", bool, False), take(params, "digest", str, ""), gates, carry)
+
+
+def ruleset_to(ruleset: Ruleset) -> dict[str, Any]:
+    """The reverse of ``ruleset_from``."""
+    return {
+        "table": ruleset.table,
+        "anchor": ruleset.anchor,
+        "owner": ruleset.owner,
+        "digest": ruleset.digest,
+        "gates": {name: {"bypass": gate.bypass, "recapture": gate.recapture} for name, gate in ruleset.gates.items()},
+        "carry": list(ruleset.carry),
+    }
+
+
+def _gate(value: object) -> Gate:
+    if not isinstance(value, dict):
+        raise RequestError("bad-request", "a gate must be an object with bypass and recapture")
+    gate = Gate(take(value, "bypass", str, ""), take(value, "recapture", str, ""))
+    require_updates(gate.bypass, TABLE)
+    require_updates(gate.recapture, TABLE)
+    return gate
+
+
+def note_from(params: dict[str, Any]) -> dict[str, str]:
+    """A few short strings of the agent, kept and given back as they are."""
+    note = {str(key): str(value) for key, value in take(params, "note", dict, {}).items()}
+    if len(note) > 16 or any(len(key) + len(value) > 1000 for key, value in note.items()):
+        raise RequestError("bad-request", "the note holds too much", "at most 16 strings of 1000 characters")
+    return note

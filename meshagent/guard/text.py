@@ -1,0 +1,68 @@
+"""Which nft text the guard runs: only text that can't touch any table but ours. Pure.
+
+The guard runs as root whatever it is given, so it doesn't trust the renderer. It doesn't understand nft's whole
+grammar either; it accepts two narrow forms. A table text is one block ``table inet NAME { … }`` whose outermost brace
+closes at the very end, without ``include``, ``define``, ``$`` or comments: nothing can follow it. Gate and update lines
+are element changes of one of our tables, one per line, from a small alphabet.
+"""
+
+import re
+
+from meshagent.guard.wire import RequestError
+
+#: In quotes nft takes no escapes, so a string ends at the next quote; it is at most a comment of 128 bytes.
+_STRING = re.compile(r'"[^"\n]{0,200}"')
+#: Everything that is left outside strings. No '#' (comment), '$' (variable), quotes or backslashes.
+_PLAIN = re.compile(r"[A-Za-z0-9_ \t\n.:/;,@&|()!=<>+{}-]*", re.ASCII)
+_BRACE = re.compile(r"[{}]")
+_FORBIDDEN = re.compile(r"\b(?:include|define|redefine|undefine)\b")
+
+_ELEMENT = r"[0-9a-fA-Fx.:/ a-z_]{1,120}"
+_UPDATE = re.compile(
+    r"(?:flush (?:set|map)|(?:add|delete) element) inet (?P<table>[a-z_]{1,64}) [a-z0-9_]{1,64}"
+    rf"(?: \{{ {_ELEMENT}(?:, {_ELEMENT})* \}})?",
+    re.ASCII,
+)
+
+
+def require_table(text: str, name: str) -> None:
+    """``text`` is exactly one block that defines ``table inet name``; else ``RequestError`` with code refused-text."""
+    head = f"table inet {name} {{\n"
+    if not text.startswith(head) or not text.endswith("}\n"):
+        raise RequestError("refused-text", f"the text is not one block 'table inet {name} {{ … }}'")
+    plain = _STRING.sub("", text)
+    accepted = _PLAIN.match(plain)
+    end = accepted.end() if accepted else 0
+    if end != len(plain):
+        raise RequestError("refused-text", f"unexpected {plain[end]!r} in the table text")
+    if found := _FORBIDDEN.search(plain):
+        raise RequestError("refused-text", f"{found[0]!r} is not allowed in the table text")
+    _require_one_block(plain)
+
+
+def _require_one_block(plain: str) -> None:
+    depth = 0
+    for brace in _BRACE.finditer(plain):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0 and brace.end() != len(plain) - 1:
+            raise RequestError("refused-text", "something follows the table's block")
+    if depth:
+        raise RequestError("refused-text", "the table's braces don't match")
+
+
+def require_updates(text: str, name: str) -> None:
+    """``text`` is empty or only lines that change elements of sets and maps of ``table inet name``."""
+    if not text:
+        return
+    if not text.endswith("\n"):
+        raise RequestError("refused-text", "the last line has no newline")
+    for line in text[:-1].split("\n"):
+        found = _UPDATE.fullmatch(line)
+        if found is None or found["table"] != name:
+            raise RequestError("refused-text", f"not a change of elements of our table: {line[:80]!r}")
+
+
+def with_owner(text: str, name: str) -> str:
+    """The table text with ``flags owner``, for kernels from 5.12 on."""
+    head = f"table inet {name} {{\n"
+    return f"{head}\tflags owner;\n{text.removeprefix(head)}"

@@ -1,0 +1,28 @@
+"""The stand of the kernel tests: one lab per module, a captured host for each test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from meshagent.lab import Lab
+from tests.agent.capture.stand import Stand, make_stand
+
+
+@pytest.fixture(scope="module")
+def capture_lab() -> Iterator[Lab]:
+    with Lab() as opened:
+        yield opened
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def stand(request: pytest.FixtureRequest, capture_lab: Lab) -> Iterator[Stand]:
+    """A captured host and a peer; the test runs once for each address family."""
+    with make_stand(capture_lab, request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def stand4(capture_lab: Lab) -> Iterator[Stand]:
+    """For what doesn't depend on the family."""
+    with make_stand(capture_lab, 4) as made:
+        yield made

@@ -1,0 +1,143 @@
+"""Applying: the whole desired state, the least change, and everything given back."""
+
+from dataclasses import replace
+
+import pytest
+
+from meshagent.agent.capture import nft
+from meshagent.agent.capture.apply import Applier, RolledBackError
+from meshagent.agent.capture.verify import Sync
+from meshagent.guard import readback
+from meshagent.guard.client import GuardRefusedError
+from meshagent.guard.state import Ruleset
+from meshagent.lab.waiting import wait_until
+from meshagent.model.posture import Posture
+from tests.agent.capture.stand import Stand, mesh, service, start_guard
+
+pytestmark = pytest.mark.root
+
+
+def looks(stand: Stand) -> list[str]:
+    """Everything that could have changed, without counters."""
+    commands = (
+        ["nft", "--stateless", "list", "ruleset"],
+        ["ip", "rule"],
+        ["ip", "-6", "rule"],
+        ["ip", "route", "show", "table", "all"],
+        ["ip", "-6", "route", "show", "table", "all"],
+        ["ip", "address"],
+    )
+    return [stand.host.run(command).stdout for command in commands]
+
+
+def test_applying_twice_is_applying_once(stand4: Stand) -> None:
+    intent = stand4.intent(Posture.PERMISSIVE, mesh("240.240.0.7", 80), services=(service("web", 8080),))
+    assert stand4.apply(intent).action == "replaced"
+    once = looks(stand4)
+    assert stand4.apply(intent).action == "kept"
+    assert looks(stand4) == once
+
+
+def test_a_new_address_changes_one_element_and_keeps_every_counter(stand4: Stand) -> None:
+    stand4.proxy()
+    first, second = mesh("240.240.0.7", 80), mesh("10.99.0.1", 3306)
+    stand4.capture(Posture.PERMISSIVE, first)
+    stand4.dial("240.240.0.7", 80)
+
+    assert stand4.apply(stand4.intent(Posture.PERMISSIVE, first, second)).action == "updated"
+    assert stand4.dial("10.99.0.1", 3306).startswith("proxy ")
+    assert stand4.applier.sync() is Sync.EQUAL
+    listing = stand4.guard.listing() or ""
+    assert '"counter": {"packets": 2' in listing, "one before the update, one after"
+
+
+def test_an_agent_that_restarts_with_the_same_intent_touches_nothing(stand4: Stand) -> None:
+    intent = stand4.capture(Posture.PERMISSIVE, mesh("240.240.0.7", 80))
+    successor = Applier(stand4.guard)
+    assert stand4.host.inside(lambda: successor.apply(intent)).action == "kept"
+    assert successor.sync() is Sync.EQUAL
+
+
+def test_an_agent_that_restarts_with_another_intent_replaces(stand4: Stand) -> None:
+    stand4.capture(Posture.PERMISSIVE, mesh("240.240.0.7", 80))
+    successor, other = Applier(stand4.guard), stand4.intent(Posture.PERMISSIVE, mesh("240.240.0.8", 80))
+    assert stand4.host.inside(lambda: successor.apply(other)).action == "replaced"
+
+
+def test_removing_leaves_the_host_byte_for_byte_as_it_was(stand4: Stand) -> None:
+    stand4.host.run(["nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }"])
+    stand4.host.run(["nft", "add rule ip nat post oifname eth0 counter packets 3 bytes 4 masquerade"])
+    stand4.host.run(["ip", "rule", "add", "fwmark", "7", "lookup", "777"])
+    before, counted = looks(stand4), stand4.host.run(["nft", "list", "ruleset"]).stdout
+    for posture in (Posture.OUTBOUND, Posture.STRICT):
+        stand4.capture(posture, mesh("240.240.0.7", 80), services=(service("web", 8080),), capture_dns=True)
+
+    stand4.remove()
+    assert looks(stand4) == before
+    assert stand4.host.run(["nft", "list", "ruleset"]).stdout == counted, "counters of others go on"
+
+
+def test_removing_on_a_host_that_was_never_captured_is_harmless(stand4: Stand) -> None:
+    before = looks(stand4)
+    stand4.remove()
+    assert looks(stand4) == before
+
+
+def test_observe_after_capture_leaves_only_what_open_connections_need(stand4: Stand) -> None:
+    stand4.capture(Posture.PERMISSIVE, mesh("240.240.0.7", 80), services=(service("web", 8080),))
+    stand4.capture(Posture.OBSERVE, draining=True)
+    table = stand4.host.run(["nft", "list", "table", "inet", "meshagent"]).stdout
+    assert "redirect to" not in table and "callers4" not in table
+    assert "ct mark" in table
+
+
+def test_a_lost_table_and_a_changed_one_are_noticed(stand4: Stand) -> None:
+    stand4.capture(Posture.PERMISSIVE, mesh("240.240.0.7", 80))
+    assert stand4.applier.sync() is Sync.EQUAL
+    stand4.guard.update("add element inet meshagent claimed4 { 10.9.9.9 . 1 }\n", nft.render(stand4.intent()))
+    assert stand4.applier.sync() is Sync.CHANGED
+    stand4.guard.remove(anchor=False)
+    assert stand4.applier.sync() is Sync.MISSING
+
+
+def test_after_a_roll_back_nothing_is_captured_until_it_is_acknowledged(stand4: Stand) -> None:
+    intent = stand4.intent(Posture.PERMISSIVE, mesh("240.240.0.7", 80))
+    stand4.guard.deadman(0.1, {}, Ruleset(anchor=nft.ANCHOR))
+    stand4.apply(intent)
+    wait_until(lambda: stand4.guard.state()["rolled_back"], 2)
+
+    with pytest.raises(RolledBackError, match="not confirmed"):
+        stand4.apply(intent)
+    stand4.guard.acknowledge()
+    assert stand4.apply(intent).action == "replaced"
+
+
+def test_the_kernel_judges_before_anything_changes(stand4: Stand) -> None:
+    before = looks(stand4)
+    stand4.applier.check(stand4.intent(Posture.STRICT, mesh("240.240.0.7", 80), services=(service("web", 8080),)))
+    assert looks(stand4) == before
+
+
+def test_an_owner_of_the_table_elsewhere_is_an_error_that_says_so(stand4: Stand) -> None:
+    """A second root in the same network namespace: both want the one table."""
+    stand4.capture(Posture.PERMISSIVE, mesh("240.240.0.7", 80))
+    elsewhere = replace(stand4.host, root=stand4.host.root.parent / "elsewhere")
+    program, client = start_guard(elsewhere)
+    with pytest.raises(GuardRefusedError) as refused:
+        client.apply(nft.render(stand4.intent(Posture.PERMISSIVE)))
+    assert "second guard" in refused.value.hint
+    client.close()
+    program.stop()
+    assert stand4.applier.sync() is Sync.EQUAL, "and its end takes nothing of ours along"
+
+
+def test_five_thousand_addresses_are_one_transaction_and_one_more_is_cheap(stand4: Stand) -> None:
+    many = [mesh(f"10.{20 + number // 200}.0.{number % 200 + 1}", 3306) for number in range(5000)]
+    stand4.capture(Posture.OUTBOUND, *many)
+    assert stand4.apply(stand4.intent(Posture.OUTBOUND, *many, mesh("240.240.0.1", 1))).action == "updated"
+    listed = {
+        body["name"]: body.get("elem", ())
+        for kind, body in readback.objects(stand4.guard.listing() or "")
+        if kind == "set"
+    }
+    assert (len(listed["claimed4"]), len(listed["virtual4"])) == (5000, 1)

@@ -1,0 +1,147 @@
+"""Rules as a network engineer reads them: goldens, and the kernel's own opinion on each.
+
+``MESHAGENT_UPDATE_GOLDENS=1`` writes tests/golden/nft anew; read the difference before committing it.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from meshagent.agent.capture import nft
+from meshagent.agent.capture.values import Intent
+from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, PortRange
+from meshagent.guard import text
+from meshagent.guard.libnftables import Context
+from meshagent.model.marks import ANCHOR_TABLE, TABLE
+from meshagent.model.policy import HostPolicy
+from meshagent.model.posture import PlaintextMode, Posture
+from tests.agent.capture.builders import decided, declared, host_facts
+
+GOLDEN = Path(__file__).parents[2] / "golden/nft"
+MESH = ("240.240.0.7:6379", "240.240.0.8:80", "[2001:2::7]:6379", "10.1.2.3:3306", "[fd00::77]:3306")
+SERVICES = (declared("web", 80, 8080), declared("cache", 6379), declared("ssh", 22))
+EXCLUDE = Exclude(
+    ports=(PortRange(8000, 8010), PortRange(9000, 9000)),
+    cidrs=(ip_network("10.3.0.0/16"), ip_network("fd03::/16")),
+    uids=(1500,),
+    gids=(1501,),
+    interfaces=("eth1",),
+)
+
+CASES: dict[str, Intent] = {
+    "outbound": decided(Posture.OUTBOUND, *MESH),
+    "permissive": decided(Posture.PERMISSIVE, *MESH, services=SERVICES, capture_dns=True),
+    "strict": decided(Posture.STRICT, *MESH, services=SERVICES),
+    "permissive-one-port-strict": decided(
+        Posture.PERMISSIVE, *MESH, services=SERVICES, policy=HostPolicy({6379: PlaintextMode.STRICT})
+    ),
+    "ipv4-only": decided(
+        Posture.PERMISSIVE, *MESH, services=SERVICES, capture_dns=True, facts=host_facts(ipv6_usable=False)
+    ),
+    "ipv6-refused": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(ipv6=Ipv6Mode.REFUSE)),
+    "excluded": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(exclude=EXCLUDE)),
+    "empty-mesh": decided(Posture.OUTBOUND),
+    "drain": decided(Posture.OBSERVE, *MESH, draining=True),
+}
+
+
+@contextmanager
+def kernel() -> Iterator[Context]:
+    """A context in the network namespace the tests run in; nothing is committed."""
+    context = Context()
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_rules_are_those_that_were_approved(name: str) -> None:
+    path, table = GOLDEN / f"{name}.nft", nft.render(CASES[name]).table
+    if os.environ.get("MESHAGENT_UPDATE_GOLDENS"):
+        path.write_text(table)
+    assert table == path.read_text()
+
+
+def test_the_anchor_is_the_one_that_was_approved() -> None:
+    path = GOLDEN / "anchor.nft"
+    if os.environ.get("MESHAGENT_UPDATE_GOLDENS"):
+        path.write_text(nft.ANCHOR)
+    assert path.read_text() == nft.ANCHOR
+
+
+def test_every_golden_has_its_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.nft")} == {*CASES, "anchor"}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernel_accepts_the_rules_and_every_gate(name: str) -> None:
+    ruleset = nft.render(CASES[name])
+    gates = "".join(gate.bypass + gate.recapture for gate in ruleset.gates.values())
+    with kernel() as context:
+        context.check(ruleset.anchor + ruleset.table + gates)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_guard_accepts_the_text(name: str) -> None:
+    ruleset = nft.render(CASES[name])
+    text.require_table(ruleset.table, TABLE)
+    text.require_table(ruleset.anchor, ANCHOR_TABLE)
+    for gate in ruleset.gates.values():
+        text.require_updates(gate.bypass, TABLE)
+        text.require_updates(gate.recapture, TABLE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_rule_has_a_counter_and_a_reason(name: str) -> None:
+    rules = list(_rules(nft.render(CASES[name]).table.splitlines()))
+    assert rules
+    for rule in rules:
+        assert " counter " in f" {rule} ", rule
+        assert re.search(r' comment "[^"]{8,127}"$', rule), rule
+
+
+def _rules(lines: list[str]) -> Iterator[str]:
+    inside = False
+    for line in lines:
+        if line.startswith("\tchain "):
+            inside = True
+        elif line == "\t}":
+            inside = False
+        elif inside and not line.strip().startswith("type "):
+            yield line.strip()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tcp_verdicts_that_could_hit_an_open_connection_match_only_syn(name: str) -> None:
+    """Redirects come behind the SYN exemption, rejects of ports match SYN; only virtual addresses, where no open
+    connection can be, are refused whatever the packet."""
+    table = nft.render(CASES[name]).table
+    for line in table.splitlines():
+        if "reject with tcp reset" in line and "dport" in line:
+            assert "tcp flags & (fin|syn|rst|ack) == syn" in line, line
+    if "chain mesh {" in table:
+        assert table.split("chain mesh {\n")[1].lstrip().startswith("tcp flags & (fin|syn|rst|ack) != syn")
+
+
+def test_observe_means_no_table_at_all() -> None:
+    ruleset = nft.render(decided(Posture.OBSERVE, *MESH))
+    assert (ruleset.table, ruleset.anchor, dict(ruleset.gates)) == ("", "", {})
+
+
+def test_only_with_policy_open_the_table_dies_with_the_guard() -> None:
+    assert nft.render(decided(Posture.PERMISSIVE)).owner
+    assert not nft.render(decided(Posture.STRICT)).owner
+    assert not nft.render(decided(config=CaptureConfig(on_proxy_failure=FailurePolicy.CLOSED))).owner
+
+
+def test_equal_intents_render_to_equal_text_in_whatever_order_things_came() -> None:
+    first = decided(Posture.PERMISSIVE, *MESH, services=SERVICES)
+    second = decided(Posture.PERMISSIVE, *reversed(MESH), services=tuple(reversed(SERVICES)))
+    assert nft.render(first) == nft.render(second)

@@ -1,0 +1,88 @@
+"""A lab host with a guard and a ruleset that is small enough to read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from meshagent.guard.client import GuardClient, command
+from meshagent.guard.state import Gate, Ruleset
+from meshagent.lab import Lab
+from meshagent.lab.host import Host
+from meshagent.lab.program import Program
+from meshagent.lab.waiting import wait_until
+
+TABLE = """table inet meshagent {
+	map gate {
+		type inet_proto : verdict
+		elements = { tcp : goto captured }
+	}
+	set claimed4 {
+		type ipv4_addr . inet_service
+		elements = { 10.99.0.1 . 80 }
+	}
+	chain out {
+		type nat hook output priority -100; policy accept;
+		ip daddr . tcp dport @claimed4 meta l4proto vmap @gate
+	}
+	chain captured {
+		meta l4proto tcp counter redirect to :15001
+	}
+	chain around {
+		counter return
+	}
+}
+"""
+ANCHOR = """table inet meshagent_anchor {
+	chain keep {
+		type nat hook output priority -100; policy accept;
+		ip daddr 192.0.2.1 tcp dport 1 redirect to :1
+	}
+}
+"""
+GATE = Gate(
+    "flush map inet meshagent gate\nadd element inet meshagent gate { tcp : goto around }\n",
+    "flush map inet meshagent gate\nadd element inet meshagent gate { tcp : goto captured }\n",
+)
+RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates={"proxy": GATE})
+UNOWNED = replace(RULES, owner=False, digest="unowned")
+
+
+@dataclass
+class Guarded:
+    """A host, its guard process and a client of it."""
+
+    host: Host
+    program: Program
+    client: GuardClient
+
+    def nft(self, *words: str, check: bool = True) -> str:
+        done = self.host.run(["nft", *words], check=check)
+        return done.stdout + done.stderr
+
+    def restart(self) -> None:
+        """Another guard process on the same root."""
+        self.program = self.host.popen(command(self.host.root), log="guard")
+        wait_until(self.client.state, what="the guard to answer")
+
+    @property
+    def log(self) -> str:
+        return self.program.text()
+
+
+@pytest.fixture(scope="module")
+def guard_lab() -> Iterator[Lab]:
+    with Lab(families=(4,)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def guarded(guard_lab: Lab) -> Iterator[Guarded]:
+    host = guard_lab.host(f"host-{len(guard_lab.hosts)}")
+    made = Guarded(
+        host, host.popen(command(host.root), log="guard"), GuardClient(host.root / "run/meshagent/guard.sock")
+    )
+    wait_until(made.client.state, what="the guard to answer")
+    yield made
+    made.client.close()
+    made.program.stop()

@@ -1,0 +1,37 @@
+"""Listings of the kernel, made comparable and countable."""
+
+import json
+
+from meshagent.guard import readback
+
+
+def listing(*objects: dict[str, object]) -> str:
+    return json.dumps({"nftables": [{"metainfo": {"version": "1.0.6"}}, *objects]})
+
+
+def rule(packets: int, handle: int, port: int = 80) -> dict[str, object]:
+    return {"rule": {"chain": "c", "handle": handle, "expr": [{"counter": {"packets": packets}}, {"port": port}]}}
+
+
+def callers(**changes: object) -> dict[str, object]:
+    element = {"val": {"concat": ["10.0.0.1", 80]}, "expires": 59, "counter": {"packets": 3, "bytes": 180}}
+    return {"set": {"name": "callers4", "timeout": 60, "elem": [{"elem": element | changes}]}}
+
+
+def test_counters_handles_and_callers_make_no_difference() -> None:
+    assert readback.digest(listing(rule(1, 5), callers())) == readback.digest(listing(rule(9, 6), callers(expires=1)))
+
+
+def test_another_rule_or_element_makes_one() -> None:
+    assert readback.digest(listing(rule(1, 5))) != readback.digest(listing(rule(1, 5, port=81)))
+    static = [{"set": {"name": "claimed4", "elem": [{"concat": ["10.0.0.1", port]}]}} for port in (80, 81)]
+    assert readback.digest(listing(static[0])) != readback.digest(listing(static[1]))
+
+
+def test_counted_elements_are_read_with_the_time_they_have_left() -> None:
+    found = readback.dynamic_elements(listing(callers(), rule(1, 1)), ("callers4",))
+    assert found == {"callers4": [("10.0.0.1 . 80", 3, 180, 59)]}
+
+
+def test_sets_that_were_not_asked_for_are_left_out() -> None:
+    assert readback.dynamic_elements(listing(callers()), ("refused4",)) == {}

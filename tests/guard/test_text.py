@@ -1,0 +1,95 @@
+"""Only text that can't touch any table but ours reaches the kernel."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshagent.guard import text
+from meshagent.guard.wire import RequestError
+
+GOOD = 'table inet meshagent {\n\tchain a {\n\t\ttcp dport 80 counter accept comment "it\'s { fine; #}"\n\t}\n}\n'
+
+
+def test_one_block_of_our_own_table_is_accepted() -> None:
+    text.require_table(GOOD, "meshagent")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "flush ruleset\n",
+        GOOD + "flush ruleset\n",
+        GOOD.removesuffix("\n") + "; flush ruleset }\n",
+        GOOD.removesuffix("}\n") + "}\n}\ntable inet other {\n}\n",
+        GOOD.replace("table inet meshagent", "table inet other"),
+        GOOD.replace("table inet meshagent", "table ip meshagent"),
+        GOOD.replace("\tchain a", '\tinclude "/etc/nftables.conf"\n\tchain a'),
+        GOOD.replace("\tchain a", "\tdefine x = 1\n\tchain a"),
+        GOOD.replace("80", "$port"),
+        GOOD.replace("80", "80 # }"),
+        GOOD.replace("80", "80\\\n"),
+        GOOD.replace("80", "٨٠"),
+        GOOD.replace('fine; #}"', "fine;"),
+        GOOD.removesuffix("}\n"),
+        "}\n" + GOOD,
+        "table inet meshagent {\n}\n}\n{\n}\n",
+    ],
+)
+def test_anything_else_is_refused(bad: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        text.require_table(bad, "meshagent")
+    assert refused.value.code == "refused-text"
+
+
+@given(st.text(alphabet='{}"\n;a #$', max_size=40))
+def test_whatever_is_put_inside_nothing_can_follow_our_block(inside: str) -> None:
+    """The outermost brace closes at the very end, judged by a second, naive reading."""
+    candidate = f"table inet meshagent {{\n{inside}}}\n"
+    try:
+        text.require_table(candidate, "meshagent")
+    except RequestError:
+        return
+    depth, quoted = 0, False
+    for position, letter in enumerate(candidate):
+        quoted ^= letter == '"'
+        if not quoted:
+            depth += (letter == "{") - (letter == "}")
+        assert depth > 0 or position < len("table inet meshagent ") or position >= len(candidate) - 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "add element inet meshagent claimed4 { 10.1.2.3 . 80 }\n",
+        "flush map inet meshagent gate\nadd element inet meshagent gate { tcp : goto to_proxy, udp : goto x }\n",
+        "delete element inet meshagent claimed6 { 2001:db8::1 . 80 }\n",
+    ],
+)
+def test_element_changes_of_our_table_are_accepted(lines: str) -> None:
+    text.require_updates(lines, "meshagent")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "flush ruleset\n",
+        "flush table inet meshagent\n",
+        "delete table inet meshagent\n",
+        "add element inet other x { 10.0.0.1 }\n",
+        "add element ip meshagent x { 10.0.0.1 }\n",
+        "add element inet meshagent x { 10.0.0.1 }; flush ruleset\n",
+        "add element inet meshagent x { 10.0.0.1 }",
+        "add element inet meshagent x { 10.0.0.1 }\n\n",
+        'add element inet meshagent x { "a" }\n',
+        "add element inet meshagent x { 10.0.0.1 } } { flush ruleset }\n",
+    ],
+)
+def test_any_other_command_is_refused(lines: str) -> None:
+    with pytest.raises(RequestError):
+        text.require_updates(lines, "meshagent")
+
+
+def test_the_owner_flag_goes_into_the_first_line() -> None:
+    assert text.with_owner(GOOD, "meshagent").startswith("table inet meshagent {\n\tflags owner;\n\tchain a {")
