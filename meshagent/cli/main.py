@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 import traceback
 from typing import Any
 
@@ -68,10 +69,8 @@ def run(argv: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("meshagent: interrupted", err=True)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) went away: no more output is wanted, also none from the interpreter's own flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return ExitCode.FAILED
+    except BrokenPipeError as error:
+        return _broken_pipe(error, chosen)
     except MeshagentError as error:
         _show_traceback()
         return report(error, chosen.json)
@@ -81,6 +80,17 @@ def run(argv: list[str]) -> int:
         return report(
             MeshagentError("internal", f"unexpected: {type(error).__name__}: {error}", hint=hint), chosen.json
         )
+
+
+def _broken_pipe(error: BrokenPipeError, chosen: Settings) -> int:
+    """The reader of our output (head, less) went away: then no more output is wanted. Any other pipe is a failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # also none from the interpreter's own flush
+        return ExitCode.FAILED
+    _show_traceback()
+    return report(MeshagentError("internal", f"unexpected: {error}"), chosen.json)
 
 
 def _show_traceback() -> None:
