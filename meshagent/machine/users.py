@@ -56,9 +56,13 @@ def ensure_user(name: str) -> Account:
 
 
 def remove_user(name: str) -> None:
-    """Remove the user and the group of its own; harmless when there is none. Raises ``MeshagentError``."""
+    """Remove the user and the group of its own; harmless when there is none. Raises ``MeshagentError``.
+
+    The caller has made sure that nothing runs as this user: userdel(8) by itself looks at all processes of the machine
+    by number, and would take one of a container with a user database of its own for one of ours.
+    """
     if find_user(name):
-        process.run(["userdel", name], timeout=30)
+        process.run(["userdel", "--force", name], timeout=30)
     remove_group(name)
 
 
