@@ -1,8 +1,8 @@
 """A value that others can watch: how the parts of agent and hub hear of each other's news."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -50,3 +50,14 @@ class Latest(Generic[T]):
             await self.newer(version)
             version = self._version
             yield self._value
+
+
+async def any_newer(values: Sequence[Latest[Any]], versions: Sequence[int], seconds: float | None = None) -> None:
+    """Wait until one of ``values`` is newer than its entry of ``versions``, at most ``seconds`` (None: as long as it
+    takes)."""
+    waits = [asyncio.ensure_future(value.newer(version)) for value, version in zip(values, versions, strict=True)]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
