@@ -70,7 +70,8 @@ def _install(state: State, wanted: Ruleset, facts: Facts) -> Plan:
     batch = anchor_lines(wanted, facts) + _clear_lines(state)
     if wanted.table:
         batch += (with_owner(wanted.table, TABLE) if owned else wanted.table) + facts.carried
-        batch += "".join(_bypass_text(wanted, gate) for gate in sorted(state.bypasses))
+        state = replace(state, bypasses={gate: why for gate, why in state.bypasses.items() if gate in wanted.gates})
+        batch += "".join(wanted.gates[gate].bypass for gate in sorted(state.bypasses))
     return Plan(replace(state, installed=wanted, owned=owned), batch)
 
 
@@ -105,11 +106,15 @@ def remove(state: State, anchor: bool) -> Plan:
 
 
 def bypass(state: State, gate: str, reason: str, now_at: float) -> Plan:
-    """Let new connections pass around a helper. Opening an open gate changes nothing."""
-    if gate in state.bypasses:
+    """Let new connections pass around a helper. Opening an open gate changes nothing.
+
+    Rules without that gate are policy closed: nothing opens them, whoever asks.
+    """
+    rules = state.installed if state.installed and state.installed.table else None
+    if gate in state.bypasses or (rules and gate not in rules.gates):
         return Plan(state)
     opened = replace(state, bypasses={**state.bypasses, gate: Bypass(now_at, reason)})
-    return Plan(opened, _bypass_text(state.installed, gate))
+    return Plan(opened, rules.gates[gate].bypass if rules else "")
 
 
 def recapture(state: State, gate: str) -> Plan:
@@ -117,20 +122,14 @@ def recapture(state: State, gate: str) -> Plan:
     if gate not in state.bypasses:
         return Plan(state)
     closed = replace(state, bypasses={name: value for name, value in state.bypasses.items() if name != gate})
-    found = state.installed.gates.get(gate) if state.installed and state.installed.table else None
-    return Plan(closed, found.recapture if found else "")
+    rules = state.installed if state.installed and state.installed.table else None
+    return Plan(closed, rules.gates[gate].recapture if rules and gate in rules.gates else "")
 
 
 def process_died(state: State, gate: str, watch: Watch, now_at: float) -> Plan:
     """A watched process ended: with policy open its gate opens, with closed the rules stay and callers are refused."""
     state = state.without_watch(gate)
     return bypass(state, gate, f"process {watch.pid} ended", now_at) if watch.opens else Plan(state)
-
-
-def _bypass_text(ruleset: Ruleset | None, gate: str) -> str:
-    if ruleset is None or not ruleset.table or gate not in ruleset.gates:
-        return ""
-    return ruleset.gates[gate].bypass
 
 
 # --- the dead-man ----------------------------------------------------------------------------------------------------
@@ -176,19 +175,21 @@ def after_start(remembered: State, boot_id: str, remembered_boot: str, now: floa
 # --- others ----------------------------------------------------------------------------------------------------------
 
 
-def heal(state: State, who: tuple[int, str], what: str, now_at: float, facts: Facts) -> Plan:
-    """Our rules were changed by another program (pid and name): put them back and remember who it was."""
+def reinstall(state: State, facts: Facts) -> Plan:
+    """Put what is installed in place once more, whatever others made of it."""
     assert state.installed is not None
-    plan = _install(replace(state, owned=False), state.installed, facts)
-    event = Heal(now_at, who[0], who[1], what)
-    return replace(plan, state=replace(plan.state, heals=state.heals + 1, last_heal=event))
+    return _install(replace(state, owned=False), state.installed, facts)
 
 
-def heal_anchor(state: State, who: tuple[int, str], now_at: float) -> Plan:
+def reinstall_anchor(state: State) -> Plan:
     """Only the anchor was removed: NAT stays hooked by our own table meanwhile, so making it again is enough."""
     assert state.installed is not None
-    event = Heal(now_at, who[0], who[1], "anchor removed")
-    return Plan(replace(state, heals=state.heals + 1, last_heal=event), state.installed.anchor)
+    return Plan(state, state.installed.anchor)
+
+
+def healed(state: State, who: tuple[int, str], what: str, now_at: float) -> State:
+    """Remember who (pid and name) changed our rules."""
+    return replace(state, heals=state.heals + 1, last_heal=Heal(now_at, who[0], who[1], what))
 
 
 def anchor_lines(wanted: Ruleset, facts: Facts) -> str:

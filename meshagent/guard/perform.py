@@ -153,19 +153,24 @@ class Guard:
         """Another program committed a transaction: look whether it was about our tables, and put them back."""
         if self.state.installed is None or pid == os.getpid():
             return
-        who, facts = (pid, name), self._facts(self.state.installed)
+        facts = self._facts(self.state.installed)
         if self.state.installed.anchor and not facts.anchor_present:
-            self._heal(who, "anchor removed", decide.heal_anchor(self.state, who, time.time()))
+            self._perform(decide.reinstall_anchor(self.state))
+            self._healed(pid, name, "anchor removed")
         if self.state.owned or not self.state.installed.table:
             return  # the kernel lets nobody else touch an owned table
         listing = self.listing(anchor=False)
-        if listing is None or not self.settled or readback.digest(listing) != self.kernel_digest:
-            what = "table removed" if listing is None else "rules changed"
-            self._heal(who, what, decide.heal(self.state, who, what, time.time(), facts))
+        found = readback.digest(listing) if listing else ""
+        if self.settled and found == self.kernel_digest:
+            return
+        self._perform(decide.reinstall(self.state, facts))
+        self.settle()
+        if found != self.kernel_digest:  # equal: it came right behind our own change and wasn't about our table
+            self._healed(pid, name, "rules changed" if listing else "table removed")
 
-    def _heal(self, who: tuple[int, str], what: str, plan: Plan) -> None:
-        self._perform(plan)
-        say("rules changed by another program, put back", pid=who[0], name=who[1], what=what)
+    def _healed(self, pid: int, name: str, what: str) -> None:
+        self.state = decide.healed(self.state, (pid, name), what, time.time())
+        say("rules changed by another program, put back", pid=pid, name=name, what=what)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

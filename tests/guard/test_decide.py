@@ -98,6 +98,16 @@ def test_a_gate_without_rules_opens_in_memory_only() -> None:
     assert plan.batch == "" and "proxy" in plan.state.bypasses
 
 
+def test_without_a_gate_nothing_opens_whoever_asks_and_an_open_one_is_shut_by_such_rules() -> None:
+    closed = replace(RULES, owner=False, gates={})
+    state = installed(closed).with_watch("proxy", Watch(42, 1, opens=True))
+    assert decide.process_died(state, "proxy", state.watches["proxy"], 9.0).state.bypasses == {}
+    assert decide.bypass(state, "proxy", "asked", 1.0).state.bypasses == {}
+
+    opened = decide.bypass(installed(), "proxy", "test", 1.0).state
+    assert decide.apply(opened, closed, ANCHORED).state.bypasses == {}
+
+
 # --- the dead-man
 
 TRIAL = Trial(100.0, 1100.0, back_to=Ruleset(anchor=ANCHOR), note={"posture": "strict"})
@@ -173,11 +183,11 @@ def test_the_anchor_is_removed_only_when_asked_and_last() -> None:
 
 def test_healing_puts_the_rules_back_and_says_who_it_was() -> None:
     state = installed(replace(RULES, owner=False))
-    plan = decide.heal(state, (77, "nft"), "table removed", 3.0, ANCHORED)
-    assert TABLE in plan.batch
-    assert (plan.state.heals, plan.state.last_heal and plan.state.last_heal.name) == (1, "nft")
+    plan = decide.reinstall(state, ANCHORED)
+    assert TABLE in plan.batch and plan.state.heals == 0
+    after = decide.healed(plan.state, (77, "nft"), "table removed", 3.0)
+    assert (after.heals, after.last_heal and after.last_heal.name) == (1, "nft")
 
 
 def test_a_lost_anchor_is_made_again_without_touching_the_rules() -> None:
-    plan = decide.heal_anchor(installed(), (77, "nft"), 3.0)
-    assert plan.batch == ANCHOR and plan.state.heals == 1
+    assert decide.reinstall_anchor(installed()).batch == ANCHOR

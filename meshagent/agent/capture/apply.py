@@ -44,6 +44,7 @@ class Applier:
         self._guard = guard
         self._lock = threading.Lock()
         self._applied: Intent | None = None
+        self._routing: tuple[set[Route], set[Rule]] | None = None
         self._expected = ""
 
     def check(self, intent: Intent) -> None:
@@ -58,9 +59,19 @@ class Applier:
             if ruleset.table and state["rolled_back"] and state["digest"] != ruleset.digest:
                 raise RolledBackError(str(state["rolled_back"]["reason"]))
             done = self._rules(intent, state)
-            netlink.set_ours(*_routes(routing.plan(intent)))
-            self._applied = intent
+            self._applied, wanted = intent, _routes(routing.plan(intent))
+            if wanted != self._routing:
+                netlink.set_ours(*wanted)
+                self._routing = wanted
             return done
+
+    def heal_routes(self) -> bool:
+        """Put back routes and rules that somebody took away (systemd-networkd deletes foreign ones); True if any."""
+        with self._lock:
+            if self._routing is None or self._routing == (set(netlink.our_routes()), set(netlink.our_rules())):
+                return False
+            netlink.set_ours(*self._routing)
+            return True
 
     def remove(self) -> None:
         """Give the host back: our table, our routes and rules, and last the table that keeps connections alive."""
@@ -68,7 +79,7 @@ class Applier:
             self._guard.remove(anchor=False)
             netlink.remove_ours()
             self._guard.remove(anchor=True)
-            self._applied, self._expected = None, ""
+            self._applied, self._routing, self._expected = None, None, ""
 
     def sync(self) -> Sync:
         """Is the kernel's table what we put there? An owned table can't be changed by anybody else."""
@@ -101,10 +112,8 @@ class Applier:
         return owned
 
 
-def _routes(plan: routing.Routing) -> tuple[list[Route], list[Rule]]:
-    routes = [
-        Route(route.network, "lo", route.table, "local" if route.local else "unicast")
-        for route in sorted(plan.routes, key=lambda route: (route.table, route.network.version))
-    ]
-    rules = [Rule(rule.family, rule.mark, rule.table, rule.priority) for rule in plan.rules]
+def _routes(plan: routing.Routing) -> tuple[set[Route], set[Rule]]:
+    """In the words of machine.netlink."""
+    routes = {Route(r.network, "lo", r.table, "local" if r.local else "unicast") for r in plan.routes}
+    rules = {Rule(rule.family, rule.mark, rule.table, rule.priority) for rule in plan.rules}
     return routes, rules

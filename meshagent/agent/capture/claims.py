@@ -32,6 +32,7 @@ def _reasons(address: MeshAddress, facts: HostFacts, forced: bool) -> Iterable[t
     yield "loopback", ip.is_loopback, "loopback never leaves the host"
     yield "link-local", ip.is_link_local or ip == _METADATA6, "link-local and cloud metadata are never captured"
     yield "multicast", ip.is_multicast or ip == IPv4Address("255.255.255.255"), "it is not the address of one host"
+    yield "mapped", _is_mapped(address), "IPv4 in IPv6 notation never meets a rule of IPv6; claim the IPv4 address"
     yield "unspecified", ip.is_unspecified, "it is not an address"
     yield "hub", ip in facts.hub_addresses, "the hub must stay reachable without the mesh"
     yield "gateway", ip in facts.gateways, "it is this host's gateway"
@@ -42,3 +43,8 @@ def _reasons(address: MeshAddress, facts: HostFacts, forced: bool) -> Iterable[t
         port in facts.sshd_ports and not forced,
         "sshd listens on this port; capture.force_ports allows it",
     )
+
+
+def _is_mapped(address: MeshAddress) -> bool:
+    """``::ffff:a.b.c.d`` (RFC 4291 section 2.5.5.2): a socket that dials it sends IPv4."""
+    return isinstance(address.ip, IPv6Address) and address.ip.ipv4_mapped is not None

@@ -5,6 +5,7 @@ are applied together; a failure is retried with a growing pause, and what was in
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,14 @@ import structlog
 from meshagent.agent.capture import intent as intents
 from meshagent.agent.capture import nft, verify
 from meshagent.agent.capture.apply import Applier, RolledBackError
+from meshagent.agent.capture.presence import Presence
 from meshagent.agent.capture.status import CaptureStatus, describe, with_state
 from meshagent.agent.capture.values import HostFacts, Intent, Mode, Wishes
 from meshagent.agent.capture.verify import Caller, RuleCount, Sync
 from meshagent.config.settings import CaptureConfig
 from meshagent.guard.client import GuardClient, GuardUnreachableError
 from meshagent.guard.state import Ruleset
+from meshagent.machine import netlink
 from meshagent.model.address import MeshAddress
 from meshagent.model.condition import ConditionSink
 from meshagent.model.errors import MeshagentError
@@ -85,20 +88,25 @@ class CaptureController:
         self._lock = asyncio.Lock()
         self._heals = 0
         self._draining = False
+        self._presence = Presence()
 
     async def run(self) -> None:
         """Follow the inputs until cancelled; the rules stay as they are then."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_inputs())
+            group.create_task(self._follow_routes())
+
+    async def _follow_inputs(self) -> None:
         applied: tuple[int, ...] = ()
-        while True:
-            current, pause = tuple(value.version for value in self._inputs.all()), _LOOK_SECONDS
-            if current == applied:
-                await self._look()
-            elif await self.apply_now():
-                applied = current
-            else:
-                pause = self._backoff.next()
-            await self._changed(current, pause)
-            await asyncio.sleep(_SETTLE_SECONDS)
+        with contextlib.closing(self._presence):
+            while True:
+                current = tuple(value.version for value in self._inputs.all())
+                if await (self._look() if current == applied else self.apply_now()):
+                    applied, pause = current, _LOOK_SECONDS
+                else:
+                    applied, pause = (), self._backoff.next()
+                await self._changed(current, pause)
+                await asyncio.sleep(_SETTLE_SECONDS)
 
     # --- what other parts of the agent ask ---------------------------------------------------------------------------
 
@@ -136,6 +144,7 @@ class CaptureController:
                 self._conditions.clear(code)
             if done.action != "kept":
                 log.info("capture applied", action=done.action, owned=done.owned, mode=intent.mode.value)
+            self._presence.follow(state["pid"])
             self.status.set(describe(intent, state))
             return True
 
@@ -208,20 +217,27 @@ class CaptureController:
             except MeshagentError as start_error:
                 log.warning("guard could not be started", error=start_error.message)
 
-    async def _look(self) -> None:
-        """What the guard did by itself: bypasses, healing, a roll-back, or its own end."""
+    async def _look(self) -> bool:
+        """What the guard did by itself: bypasses, healing, a roll-back, or its own end. False where that failed."""
         try:
             state = await asyncio.to_thread(self._guard.state)
         except MeshagentError as error:
             await self._failed(error)
-            await self.apply_now()
-            return
-        if state["rolled_back"] and not self.status.value.rolled_back:
-            await self.apply_now()
-        elif self.status.value.active and not state["installed"]:
-            await self.apply_now()  # the guard was restarted and holds nothing
+            return False
+        lost = self.status.value.active and not state["installed"]  # the guard was restarted and holds nothing
+        if lost or (state["rolled_back"] and not self.status.value.rolled_back):
+            return await self.apply_now()
         self._report_heals(state)
         self.status.set(with_state(self.status.value, state))
+        return True
+
+    async def _follow_routes(self) -> None:
+        async for _ in netlink.changes():
+            try:
+                if await asyncio.to_thread(self._applier.heal_routes):
+                    log.warning("routes or rules of capture were removed and restored")
+            except MeshagentError as error:
+                log.warning("routes of capture could not be restored", error=error.message)
 
     def _report_heals(self, state: dict[str, Any]) -> None:
         if state["heals"] > self._heals:
@@ -232,11 +248,10 @@ class CaptureController:
         self._heals = state["heals"]
 
     async def _changed(self, versions: tuple[int, ...], timeout: float) -> None:
-        """Wait until an input is newer than ``versions``, at most ``timeout`` seconds."""
-        waits = [
-            asyncio.ensure_future(value.newer(version))
-            for value, version in zip(self._inputs.all(), versions, strict=True)
-        ]
+        """Wait until an input is newer than ``versions`` or the guard ends, at most ``timeout`` seconds."""
+        inputs = zip(self._inputs.all(), versions, strict=True)
+        waits = [asyncio.ensure_future(value.newer(version)) for value, version in inputs]
+        waits.append(asyncio.ensure_future(self._presence.gone()))
         try:
             await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:

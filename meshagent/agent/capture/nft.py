@@ -123,13 +123,14 @@ def _caller_sets(intent: Intent) -> tuple[str, ...]:
 
 
 def _gates(intent: Intent) -> dict[str, Gate]:
+    """Policy closed has no gate around the proxy, so nothing can open it; names are never worth refusing."""
     if intent.mode is not Mode.ACTIVE:
         return {}
-    gates = {
-        PROXY_GATE: Gate(
+    gates = {}
+    if intent.fail_open:
+        gates[PROXY_GATE] = Gate(
             text.flip("claimed_gate", "tcp : goto around_proxy"), text.flip("claimed_gate", "tcp : goto to_proxy")
         )
-    }
     if intent.nameservers:
         gates[RESOLVER_GATE] = Gate(
             f"flush map inet {TABLE} names_zone_gate\n"

@@ -1,6 +1,7 @@
 """Applying: the whole desired state, the least change, and everything given back."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,7 @@ from meshagent.guard.client import GuardRefusedError
 from meshagent.guard.state import Ruleset
 from meshagent.lab.waiting import wait_until
 from meshagent.model.posture import Posture
-from tests.agent.capture.stand import Stand, mesh, service, start_guard
+from tests.agent.capture.stand import Stand, in_thread, mesh, service, start_guard
 
 pytestmark = pytest.mark.root
 
@@ -40,12 +41,12 @@ def test_applying_twice_is_applying_once(stand4: Stand) -> None:
 
 def test_a_new_address_changes_one_element_and_keeps_every_counter(stand4: Stand) -> None:
     stand4.proxy()
-    first, second = mesh("240.240.0.7", 80), mesh("10.99.0.1", 3306)
+    first, second = mesh("240.240.0.7", 80), mesh("198.18.0.1", 3306)
     stand4.capture(Posture.PERMISSIVE, first)
     stand4.dial("240.240.0.7", 80)
 
     assert stand4.apply(stand4.intent(Posture.PERMISSIVE, first, second)).action == "updated"
-    assert stand4.dial("10.99.0.1", 3306).startswith("proxy ")
+    assert stand4.dial("198.18.0.1", 3306).startswith("proxy ")
     assert stand4.applier.sync() is Sync.EQUAL
     listing = stand4.guard.listing() or ""
     assert '"counter": {"packets": 2' in listing, "one before the update, one after"
@@ -132,7 +133,7 @@ def test_an_owner_of_the_table_elsewhere_is_an_error_that_says_so(stand4: Stand)
 
 
 def test_five_thousand_addresses_are_one_transaction_and_one_more_is_cheap(stand4: Stand) -> None:
-    many = [mesh(f"10.{20 + number // 200}.0.{number % 200 + 1}", 3306) for number in range(5000)]
+    many = [mesh(f"198.18.{number // 200}.{number % 200 + 1}", 3306) for number in range(5000)]
     stand4.capture(Posture.OUTBOUND, *many)
     assert stand4.apply(stand4.intent(Posture.OUTBOUND, *many, mesh("240.240.0.1", 1))).action == "updated"
     listed = {
@@ -141,3 +142,25 @@ def test_five_thousand_addresses_are_one_transaction_and_one_more_is_cheap(stand
         if kind == "set"
     }
     assert (len(listed["claimed4"]), len(listed["virtual4"])) == (5000, 1)
+
+
+def test_two_agents_and_a_program_that_flushes_race_and_nothing_is_lost(stand4: Stand) -> None:
+    """Whoever comes last wins, whole; nobody's half is left."""
+    stand4.host.run(["nft", "add table ip theirs"])
+    intents = [stand4.intent(Posture.PERMISSIVE, mesh(f"240.240.0.{n}", 80)) for n in (1, 2)]
+    others = [Applier(stand4.guard), Applier(stand4.guard)]
+
+    def apply_often(number: int) -> None:
+        for _ in range(25):
+            stand4.host.inside(lambda: others[number].apply(intents[number]))
+
+    racing = [in_thread(partial(apply_often, number)) for number in (0, 1)]
+    while any(thread.is_alive() for thread in racing):
+        stand4.host.run(["nft", "flush", "ruleset"])
+    for thread in racing:
+        thread.join()
+
+    stand4.apply(intents[0])
+    assert stand4.applier.sync() is Sync.EQUAL
+    assert "240.240.0.1 . 80" in stand4.ruleset() and "240.240.0.2 . 80" not in stand4.ruleset()
+    wait_until(lambda: "meshagent_anchor" in stand4.ruleset(), 1)

@@ -104,6 +104,7 @@ def test_force_ports_takes_a_spared_port_after_all() -> None:
         ("[ff02::1]:80", "multicast"),
         ("255.255.255.255:80", "multicast"),
         ("0.0.0.0:80", "unspecified"),
+        ("[::ffff:10.0.0.5]:80", "mapped"),
         ("10.0.0.9:15012", "hub"),
         ("10.0.0.9:3306", "hub"),
         ("10.0.0.1:80", "gateway"),

@@ -11,12 +11,16 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meshagent.agent.capture import nft
-from meshagent.agent.capture.values import Intent
+from meshagent.agent.capture.intent import decide
+from meshagent.agent.capture.values import Intent, Wishes
 from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, PortRange
-from meshagent.guard import text
+from meshagent.guard import readback, text
 from meshagent.guard.libnftables import Context
+from meshagent.model.address import MeshAddress, parse_ip
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import PlaintextMode, Posture
@@ -48,6 +52,17 @@ CASES: dict[str, Intent] = {
     "empty-mesh": decided(Posture.OUTBOUND),
     "drain": decided(Posture.OBSERVE, *MESH, draining=True),
 }
+
+
+def held(listing: str) -> dict[str, set[str]]:
+    """The sets of a listing, elements as nft writes them but addresses as Python does (``::1.2.3.4`` and ``::102:304``
+    are one address)."""
+    found: dict[str, set[str]] = {}
+    for kind, body in readback.objects(listing):
+        if kind == "set":
+            values = (item["concat"] if isinstance(item, dict) else [item] for item in body.get("elem", ()))
+            found[body["name"]] = {" . ".join(str(parse_ip(str(part)) or part) for part in value) for value in values}
+    return found
 
 
 @contextmanager
@@ -86,6 +101,31 @@ def test_the_kernel_accepts_the_rules_and_every_gate(name: str) -> None:
     gates = "".join(gate.bypass + gate.recapture for gate in ruleset.gates.values())
     with kernel() as context:
         context.check(ruleset.anchor + ruleset.table + gates)
+
+
+ANY_ADDRESS = st.one_of(
+    st.ip_addresses(), st.ip_addresses(network="240.240.0.0/16"), st.ip_addresses(network="2001:2::/48")
+)
+
+
+@pytest.mark.root
+@settings(max_examples=25, deadline=None)
+@given(
+    mesh=st.frozensets(st.builds(MeshAddress, ANY_ADDRESS, st.integers(1, 65535)), max_size=8),
+    ports=st.frozensets(st.integers(1, 65535), max_size=5),
+)
+def test_the_kernel_holds_exactly_what_was_decided(mesh: frozenset[MeshAddress], ports: frozenset[int]) -> None:
+    services = tuple(declared(f"s{port}", port) for port in ports)
+    intent = decide(Wishes(Posture.PERMISSIVE, mesh=mesh, services=services), host_facts())
+    with kernel() as context:
+        context.run(nft.render(intent).table)
+        try:
+            sets = held(context.table_json(TABLE) or "")
+        finally:
+            context.run(f"delete table inet {TABLE}\n")
+    wanted = {name: set(elements) for name, elements in nft.address_sets(intent).items()}
+    assert {name: sets[name] for name in wanted} == wanted
+    assert sets.get("counted_ports", set()) == set(map(str, intent.counted_ports))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -139,6 +179,11 @@ def test_only_with_policy_open_the_table_dies_with_the_guard() -> None:
     assert nft.render(decided(Posture.PERMISSIVE)).owner
     assert not nft.render(decided(Posture.STRICT)).owner
     assert not nft.render(decided(config=CaptureConfig(on_proxy_failure=FailurePolicy.CLOSED))).owner
+
+
+def test_only_with_policy_open_there_is_a_way_around_the_proxy() -> None:
+    assert "proxy" in nft.render(decided(Posture.PERMISSIVE)).gates
+    assert set(nft.render(decided(Posture.STRICT, capture_dns=True)).gates) == {"resolver"}
 
 
 def test_equal_intents_render_to_equal_text_in_whatever_order_things_came() -> None:

@@ -1,13 +1,19 @@
 """What leaves a captured host, on a real kernel with real sockets: the outbound rows of the case table."""
 
+import contextlib
 import socket
+import struct
 import time
+from functools import partial
+from ipaddress import ip_network
 
 import pytest
 
+from meshagent.agent.capture import verify
+from meshagent.config.settings import CaptureConfig, Exclude, PortRange
 from meshagent.model.marks import AGENT_MARK, PROXY_MARK
 from meshagent.model.posture import Posture
-from tests.agent.capture.stand import OTHER_UID, PROXY_UID, Stand, mesh
+from tests.agent.capture.stand import OTHER_UID, PROXY_UID, SO_MARK, Stand, mesh
 
 pytestmark = pytest.mark.root
 
@@ -47,7 +53,7 @@ def test_own_addresses_are_direct_even_where_a_rule_set_claims_them(stand: Stand
     """The decision refuses such a claim; the rules hold even if one slips through (an address added since)."""
     stand.proxy()
     stand.serve(stand.host, 8080, "own")
-    extra = "10.77.0.1" if stand.family == 4 else "fd77::1"
+    extra = "198.18.0.1" if stand.family == 4 else "fd77::1"
     stand.capture(Posture.OUTBOUND, mesh(extra, 8080))
     stand.host.run(["ip", "address", "add", f"{extra}/{32 if stand.family == 4 else 128}", "dev", "eth0"])
 
@@ -62,15 +68,13 @@ def test_an_undeclared_port_udp_and_icmp_to_a_virtual_address_fail_at_once(stand
     started = time.monotonic()
     with pytest.raises(ConnectionRefusedError):
         stand.dial(stand.virtual, 6380)
-    for kind, protocol in ((socket.SOCK_DGRAM, 0), (socket.SOCK_RAW, 1 if stand.family == 4 else 58)):
-        sender = stand.host.inside(
-            lambda kind=kind, protocol=protocol: socket.socket(stand.address_family, kind, protocol)
-        )  # type: ignore[misc]
-        with sender:
+    echo, protocol = (b"\x08", 1) if stand.family == 4 else (b"\x80", 58)
+    for kind, number, payload in ((socket.SOCK_DGRAM, 0, b"query"), (socket.SOCK_RAW, protocol, echo + bytes(7))):
+        with stand.host.inside(partial(socket.socket, stand.address_family, kind, number)) as sender:
             sender.settimeout(3)
-            with pytest.raises((PermissionError, ConnectionRefusedError, OSError)) as refused:
+            with pytest.raises(OSError) as refused:
                 sender.connect((stand.virtual, 53))
-                sender.send(bytes([8 if stand.family == 4 else 128, 0, 0, 0, 0, 0, 0, 0]))
+                sender.send(payload)
                 sender.recv(64)
             assert not isinstance(refused.value, TimeoutError)
     assert time.monotonic() - started < 0.5
@@ -86,6 +90,30 @@ def test_the_proxy_and_the_agent_go_direct(stand: Stand) -> None:
     assert stand.dial_as(OTHER_UID, target, 3306, mark=AGENT_MARK).startswith("machine ")
     assert stand.dial_as(OTHER_UID, target, 3306, mark=PROXY_MARK).startswith("machine ")
     assert stand.dial_as(OTHER_UID, target, 3306).startswith("proxy ")
+
+
+def test_the_proxy_is_not_caught_by_the_entry_of_a_connection_it_reset(stand: Stand) -> None:
+    """Such an entry keeps its redirect for 10 s; without a zone of its own the proxy would meet itself."""
+    stand.serve(stand.peer, 3306, "machine")
+    stand.capture(Posture.OUTBOUND, mesh(stand.own(stand.peer), 3306))
+    target, port = (stand.own(stand.peer), 3306), 0
+    with stand.host.listen(15001, stand.loopback) as proxy:
+        for mark in (0, PROXY_MARK):
+            with stand.host.socket(stand.address_family) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                client.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+                client.settimeout(3)
+                client.bind(("0.0.0.0" if stand.family == 4 else "::", port))
+                port = client.getsockname()[1]
+                client.connect(target)
+                if mark:
+                    assert client.recv(64).startswith(b"machine ")
+                    continue
+                captured, _ = proxy.accept()
+                captured.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                captured.close()
+                with contextlib.suppress(ConnectionResetError):
+                    client.recv(1)
 
 
 def test_our_own_ports_are_refused_to_local_users_and_to_other_hosts(stand: Stand) -> None:
@@ -117,11 +145,40 @@ def test_a_dead_proxy_means_refused_in_a_millisecond_not_a_timeout(stand: Stand)
     assert time.monotonic() - started < 0.1
 
 
+def test_while_the_proxy_is_dead_literals_go_direct_and_are_counted_and_virtual_addresses_are_refused(
+    stand: Stand,
+) -> None:
+    stand.serve(stand.peer, 3306, "machine")
+    target = stand.own(stand.peer)
+    stand.capture(Posture.PERMISSIVE, mesh(target, 3306), mesh(stand.virtual, 80))
+    with pytest.raises(ConnectionRefusedError):
+        stand.dial(target, 3306)
+
+    stand.guard.bypass("proxy", "test")
+    assert stand.dial(target, 3306).startswith("machine ")
+    assert verify.around_proxy(stand.guard.listing()) == 1
+    with pytest.raises(ConnectionRefusedError):
+        stand.dial(stand.virtual, 80)
+
+    stand.proxy()
+    stand.guard.recapture("proxy")
+    assert stand.dial(target, 3306).startswith("proxy ")
+
+
+def test_with_policy_closed_nothing_goes_around_a_dead_proxy_not_even_when_it_was_open_before(stand: Stand) -> None:
+    stand.serve(stand.peer, 3306, "machine")
+    target = stand.own(stand.peer)
+    stand.capture(Posture.PERMISSIVE, mesh(target, 3306))
+    stand.guard.bypass("proxy", "test")
+    assert stand.dial(target, 3306).startswith("machine ")
+
+    stand.capture(Posture.STRICT, mesh(target, 3306))
+    stand.guard.bypass("proxy", "test")
+    with pytest.raises(ConnectionRefusedError):
+        stand.dial(target, 3306)
+
+
 def test_excluded_users_ports_and_networks_go_direct(stand: Stand) -> None:
-    from ipaddress import ip_network
-
-    from meshagent.config.settings import CaptureConfig, Exclude, PortRange
-
     stand.proxy()
     stand.serve(stand.peer, 3306, "machine")
     stand.serve(stand.peer, 3307, "machine")
