@@ -8,9 +8,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_imports_keep_to_the_contracts_of_pyproject() -> None:
-    done = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=100
-    )
+    argv = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout
 
 
@@ -35,9 +34,10 @@ def _mirrored(test: Path) -> bool:
 
 
 def test_status_and_version_start_without_grpc() -> None:
+    heavy = ("grpc", "google", "cryptography", "pyroute2", "pydantic", "rich", "asyncio")
     code = (
         "import sys; import meshagent.cli.main, meshagent.cli.status;"
-        "print([m for m in ('grpc', 'google', 'cryptography', 'pyroute2', 'pydantic', 'rich', 'asyncio') if m in sys.modules])"
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -11,6 +11,6 @@ async def until(condition: Callable[[], object], seconds: float, what: str, inte
     try:
         async with asyncio.timeout(seconds):
             while not condition():
-                await asyncio.sleep(interval)
+                await asyncio.sleep(interval)  # noqa: ASYNC110  # nobody announces it: that is what this is for
     except TimeoutError:
         raise MeshagentError("not-in-time", f"waited {seconds:g} s for {what} in vain") from None

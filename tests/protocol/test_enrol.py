@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshagent.model.errors import ExitCode, UsageError
-from meshagent.protocol.enrol import new_token, parse_token, secret_hash, spki_hash
+from meshagent.protocol.enrol import Token, new_token, parse_token, secret_hash, spki_hash
 from tests.fakes.authority import Authority
 
-TOKEN = new_token("a" * 52)
+#: The same in every process: test names are made of it.
+TOKEN = Token("a" * 52, "b" * 12, "c2d" * 17 + "e")
 TEXT = TOKEN.reveal()
 
 
@@ -20,6 +21,12 @@ def test_a_token_is_one_string_that_is_parsed_back_even_with_spaces_around() -> 
     assert parse_token(f"  {TEXT}\n") == TOKEN
     assert f"ma1.{TOKEN.ca_hash}.{TOKEN.id}.{TOKEN.secret}" == TEXT
     assert len(TOKEN.id) == 12
+
+
+def test_new_tokens_pin_the_root_and_are_never_alike() -> None:
+    made = [new_token("a" * 52) for _ in range(50)]
+    assert all(parse_token(token.reveal()) == token and token.ca_hash == "a" * 52 for token in made)
+    assert len({token.id for token in made}) == len({token.secret for token in made}) == 50
 
 
 def test_the_secret_never_shows() -> None:

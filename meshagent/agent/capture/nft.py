@@ -4,7 +4,7 @@ How to read the table: the chains with a ``type … hook`` line are where the ke
 priorities: conntrack zones (raw), marks and own ports (mangle), names (-101), mesh addresses (-100), what is left for
 virtual addresses (filter), plain text that arrives (input). All others are jumped to.
 
-Why it looks like this, with what was measured on kernels 5.10 to 6.18:
+Why it looks like this, with what was measured on kernel 6.18:
 - TCP verdicts match only SYN. On a host whose conntrack was idle, a packet of an open connection looks new; a plain
   redirect resets it (an ssh session that prints).
 - Sets hold the addresses, maps hold the verdicts a bypass flips. So thousands of addresses, a change of one, and
