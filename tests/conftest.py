@@ -10,6 +10,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,9 @@ _TOOLS = ("ip", "nft", "nsenter", "unshare", "setpriv", "tcpdump", "tshark", "di
 _missing: list[str] = []
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    _shorten_temporary_paths(config)
     problem = _leave_the_machines_network()
     _missing.extend([problem] if problem else [])
     _missing.extend(f"{tool} is not installed" for tool in _TOOLS if not shutil.which(tool))
@@ -30,6 +33,14 @@ def pytest_configure(config: pytest.Config) -> None:
         _missing.append(f"there is no Envoy at {envoy_binary()} (MESHAGENT_ENVOY)")
     if _missing and os.environ.get("CI") == "true":
         raise pytest.UsageError(f"in CI nothing is left out, but: {'; '.join(_missing)}")
+
+
+def _shorten_temporary_paths(config: pytest.Config) -> None:
+    """A socket's path holds 107 bytes; pytest's own directories take 60 of them, with xdist 70."""
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        top = Path(tempfile.mkdtemp(prefix="t.", dir="/tmp"))
+        config.option.basetemp = str(top / "b")
+        config.add_cleanup(lambda: shutil.rmtree(top, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
