@@ -55,6 +55,11 @@ class Running:
     async def start_guard(self) -> None:
         argv = command(self.root)
         self.process = await asyncio.to_thread(subprocess.Popen, argv, stderr=subprocess.DEVNULL)
+        await self.until(self._guard_answers)  # as the agent does: a second start meanwhile would race with the first
+
+    def _guard_answers(self) -> bool:
+        with contextlib.closing(GuardClient(self.root / "run/meshagent/guard.sock")) as client:
+            return bool(client.state())
 
     async def status(self, wanted: Callable[[CaptureStatus], bool]) -> CaptureStatus:
         """Wait until the status is as wanted."""
