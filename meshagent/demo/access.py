@@ -19,7 +19,9 @@ def names(world: World, result: StepResult) -> None:
     check(f"app@{world.web.address}" in answer, f"MariaDB saw the client as {answer!r}, not from {world.web.address}")
     check(took < 1.0, f"a server that speaks first took {took:.2f} s")
     other = world.run(world.web, "getent", "hosts", f"{world.outsider.name}.lab.test")
-    check(any(address in other for address in world.outsider.addresses), f"a name outside the mesh resolved to {other!r}")
+    check(
+        any(address in other for address in world.outsider.addresses), f"a name outside the mesh resolved to {other!r}"
+    )
     result.detail = f"{DB} answered in {took * 1000:.0f} ms and saw {world.web.address}"
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 
+from meshagent.demo.held import finish
 from meshagent.demo.narrator import StepResult, check
 from meshagent.demo.world import World
 from meshagent.lab import Host, wait_until
@@ -25,9 +26,9 @@ def leave(world: World, result: StepResult) -> None:
     found = _left_over(world, world.web)
     check(len(found) == 1 and "fwmark" in found[0], f"the planted leftover was not found: {found}")
     world.run(world.web, *[word.replace("add", "del") for word in PLANTED])
-    rows = world.hub.meshagent_json("hub", "hosts")["hosts"]
-    check(not any(row["connected"] for row in rows), f"the hub still sees hosts: {rows}")
-    result.detail = f"3 hosts as before in {compared} compared facts; a planted leftover was found"
+    check(not world.connected(), f"the hub still sees hosts: {world.connected()}")
+    alive = finish(world)
+    result.detail = f"3 hosts as before in {compared} compared facts, a planted leftover was found; {alive}"
 
 
 def _left_over(world: World, host: Host) -> list[str]:

@@ -31,7 +31,7 @@ _INHERITED_PREFIXES = ("MESHAGENT_", "PYTHON", "COVERAGE_")
 class Host:
     """A lab host. ``root`` is what the agent or hub under test gets as ``--root``; ``private`` is the lab's own
     directory for logs and for the data of legacy services. ``address4``/``address6`` are empty where the lab has no
-    such family."""
+    such family. ``link`` is the switch's end of its cable."""
 
     lab: "Lab"
     name: str
@@ -40,6 +40,7 @@ class Host:
     address4: str
     address6: str
     namespaces: netns.Namespaces
+    link: str = ""
 
     @property
     def address(self) -> str:

@@ -1,16 +1,20 @@
 """A lab: a switch, a resolver and hosts, made when asked for and gone when the block ends, whatever happened.
 
 What is on disk of a lab is its directory ``/run/ma-<6 hex>``, with a state file that names its owner; ``sweep`` ends
-labs whose owner is gone (killed), except those that were kept on purpose.
+labs whose owner is gone (killed), except those that were kept on purpose. Directory and state file are made under a
+lock, which ``sweep`` takes too: a directory without a state file was left by somebody who was killed in between.
 """
 
+import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +25,9 @@ from meshagent.lab.host import Host
 from meshagent.lab.program import Program
 from meshagent.lab.reaper import Reaper, adopt_orphans
 from meshagent.lab.resolver_host import Resolver
+from meshagent.lab.shell import write_entrance
+from meshagent.lab.signals import uninterrupted
+from meshagent.lab.waiting import wait_until
 from meshagent.machine import process
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.names import require_label
@@ -28,6 +35,9 @@ from meshagent.model.names import require_label
 _BASE = Path("/run")
 _PREFIX = "ma-"
 _FORMAT = 1
+_STATE = "lab.json"
+_ROUNDS = 40
+_LAB_NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{6}}")
 _EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -36,9 +46,12 @@ class Lab:
 
     IPv4 addresses are 10.x.0.0/16, IPv6 fd6d:61xx:xxxx::/64, random per lab; the default gateway answers
     "unreachable" for everything outside. Needs root.
+
+    ``adopt``: this process adopts and buries orphans of the hosts. Without it init does; that is for a lab that is to
+    be kept, because Envoy asks the kernel for a SIGTERM at its parent's end, whoever that is by then.
     """
 
-    def __init__(self, families: Sequence[int] = (4, 6)) -> None:
+    def __init__(self, families: Sequence[int] = (4, 6), *, adopt: bool = True) -> None:
         if not families or not set(families) <= {4, 6}:
             raise UsageError("lab-families", f"families of a lab are 4 and 6, not {families!r}")
         token = secrets.token_hex(3)
@@ -53,6 +66,8 @@ class Lab:
         self._switch: netns.Namespaces | None = None
         self._resolver: Resolver | None = None
         self._kept = False
+        self._adopt = adopt
+        self._adopting = False
         self._reaper = Reaper(self._nets, lambda: {program.pid for program in self.programs} | self._holder_pids())
 
     # --- life
@@ -61,10 +76,13 @@ class Lab:
         if os.geteuid() != 0:
             raise MeshagentError("not-root", "a lab of network namespaces needs root", hint="run it as root")
         sweep()
-        self.directory.mkdir(mode=0o755)
-        adopt_orphans(True)
         try:
-            self._write_state()
+            with _registering():
+                self.directory.mkdir(mode=0o755)
+                self._write_state()
+            if self._adopt:
+                adopt_orphans(True)
+                self._adopting = True
             self._switch = netns.create(self.directory, self.name, "switch", self._switch_commands())
             netns.inside(self._switch.holder, _answer_unreachable)
             self._reaper.start()
@@ -82,13 +100,24 @@ class Lab:
         if not self._kept:
             self.close()
 
-    def keep(self) -> None:
-        """Leave everything running when the block ends; a later ``sweep(kept=True)`` removes it."""
+    def keep(self) -> Path:
+        """Leave everything running when the block ends; a later ``sweep(kept=True)`` removes it.
+
+        Returns a script, inside the lab's directory, that runs a command on a host: ``<script> HOST COMMAND…``.
+        """
         self._kept = True
         self._write_state()
+        return write_entrance(self.directory, self.hosts.values())
 
     def close(self) -> None:
-        """End every process of the lab and remove what it made; harmless when called twice."""
+        """End every process of the lab and remove what it made; harmless when called twice.
+
+        Ctrl-C and polite signals wait until it is done.
+        """
+        with uninterrupted():
+            self._close()
+
+    def _close(self) -> None:
         netns.end_lab(self.name, self._nets())
         for program in self.programs:
             program.popen.wait(10)
@@ -99,8 +128,9 @@ class Lab:
                 os.waitpid(holder, 0)
         self._switch = None
         self.hosts.clear()
-        if self.directory.exists():
-            shutil.rmtree(self.directory, ignore_errors=True)
+        _remove(self.directory)
+        if self._adopting:
+            self._adopting = False
             adopt_orphans(False)
 
     def _explain(self, error: BaseException) -> None:
@@ -123,6 +153,24 @@ class Lab:
         for address in host.addresses:
             self.resolver.add(f"{name}.lab.test", "AAAA" if ":" in address else "A", address)
         return host
+
+    def remove(self, host: Host) -> None:
+        """The machine is gone: every process ends at once, its link leaves the switch, its name is forgotten.
+
+        Nobody says goodbye for it; its neighbours get no answer from its addresses any more.
+        """
+        netns.end_all({host.namespaces.net})
+        del self.hosts[host.name]
+        self.resolver.remove(f"{host.name}.lab.test")
+        with suppress(ChildProcessError):  # the reaper was quicker
+            os.waitpid(host.namespaces.holder, 0)
+        wait_until(lambda: not self._has_link(host), what=f"the link of {host.name} leaving the switch")
+
+    def _has_link(self, host: Host) -> bool:
+        """The kernel frees a network namespace a moment after its last process ended."""
+        assert self._switch is not None
+        argv = ["nsenter", f"--target={self._switch.holder}", "--net", "ip", "link", "show", host.link]
+        return process.run(argv, check=False).returncode == 0
 
     @property
     def resolver(self) -> Resolver:
@@ -157,7 +205,7 @@ class Lab:
         made = netns.create(self.directory, self.name, name, self._host_commands(port, number))
         self._in_switch(f"link set {port} master br0 up")
         address4, address6 = (self._address(family, number) if family in self.families else "" for family in (4, 6))
-        host = Host(self, name, root, private, address4, address6, made)
+        host = Host(self, name, root, private, address4, address6, made, port)
         self.hosts[name] = host
         host.path("/etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n")
         host.path("/etc/hostname").write_text(f"{name}\n")
@@ -199,7 +247,20 @@ class Lab:
     def _write_state(self) -> None:
         owner = {"pid": os.getpid(), "start": process.start_time(os.getpid())}
         state = {"format": _FORMAT, "owner": owner, "kept": self._kept}
-        (self.directory / "lab.json").write_text(json.dumps(state))
+        new = self.directory / f"{_STATE}.new"
+        new.write_text(json.dumps(state))
+        new.replace(self.directory / _STATE)
+
+
+@contextmanager
+def _registering() -> Iterator[None]:
+    """Nobody else makes or judges a lab's directory meanwhile."""
+    descriptor = os.open(_BASE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _separate_users(host: Host, number: int) -> None:
@@ -228,20 +289,42 @@ def _nodad(family: int) -> str:
 
 def sweep(kept: bool = False) -> list[str]:
     """End labs whose owner is gone, with ``kept`` also those left running on purpose; the names of those removed."""
-    removed = []
-    for directory in sorted(_BASE.glob(f"{_PREFIX}??????")):
-        if not _abandoned(directory, kept):
-            continue
-        netns.end_lab(directory.name, ())
-        shutil.rmtree(directory, ignore_errors=True)
-        removed.append(directory.name)
-    return removed
+    with _registering():
+        abandoned = [each for each in sorted(_BASE.glob(f"{_PREFIX}??????")) if _abandoned(each, kept)]
+    for directory in abandoned:
+        with uninterrupted():
+            netns.end_lab(directory.name, ())
+            _remove(directory)
+    return [directory.name for directory in abandoned]
+
+
+def _remove(directory: Path) -> None:
+    """The state file goes last: whoever is killed in the middle leaves what the next run recognises.
+
+    A program that outlived its starter for a moment may still write; then it takes another round.
+    """
+    for _ in range(_ROUNDS):
+        if not directory.exists():
+            return
+        for path in directory.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _STATE:
+                path.unlink(missing_ok=True)
+        if {path.name for path in directory.iterdir()} <= {_STATE}:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            time.sleep(0.05)
 
 
 def _abandoned(directory: Path, kept: bool) -> bool:
+    if not _LAB_NAME.fullmatch(directory.name):
+        return False
     try:
-        state = json.loads((directory / "lab.json").read_text())
+        state = json.loads((directory / _STATE).read_text())
         alive = process.start_time(int(state["owner"]["pid"])) == state["owner"]["start"]
         return not alive and (kept or not state["kept"])
+    except FileNotFoundError:
+        return {path.name for path in directory.iterdir()} <= {f"{_STATE}.new"}
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # not a lab of ours, or one that is being made just now
+        return False  # not a lab of ours

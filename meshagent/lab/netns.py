@@ -106,14 +106,14 @@ def members(nets: Collection[int]) -> list[int]:
     return [pid for pid in process.pids() if process.namespace(pid) in nets]
 
 
-def end_all(nets: Collection[int], timeout: float = 10.0) -> None:
-    """Kill every process in these network namespaces, by pid, until none is left.
+def end_all(nets: Collection[int], timeout: float = 10.0, spare: Collection[int] = ()) -> None:
+    """Kill every process in these network namespaces but ``spare``, by pid, until none is left.
 
     Raises ``NotInTimeError`` naming those that remain. This process itself and namespaces it lives in are never hit.
     """
     targets = set(nets) - {process.namespace(), process.namespace(1)}
     deadline = time.monotonic() + timeout
-    while left := members(targets):
+    while left := [pid for pid in members(targets) if pid not in spare]:
         for pid in left:
             started = process.start_time(pid)
             if started is not None and process.namespace(pid) in targets:
@@ -125,13 +125,21 @@ def end_all(nets: Collection[int], timeout: float = 10.0) -> None:
 
 
 def end_lab(lab: str, nets: Collection[int]) -> None:
-    """End everything of a lab: what is in these network namespaces, and holders nobody wrote down (yet)."""
-    found = set(nets)
+    """End everything of a lab: what is in these network namespaces, and holders nobody wrote down (yet).
+
+    Holders go last: by them a later run finds what is left when this one is killed half-way. Those that have not left
+    our own namespace yet go first, or they would make one more.
+    """
+    own = {process.namespace(), process.namespace(1)}
+    found, keepers = set(nets), set[int]()
     for pid in holders(lab):
         started, net = process.start_time(pid), process.namespace(pid)
-        if started is not None:
-            found |= {net} if net is not None else set()
-            process.send_signal(pid, started, signal.SIGKILL)  # it may not have left our own namespace yet
+        if started is not None and net is not None and net not in own:
+            found.add(net)
+            keepers.add(pid)
+        elif started is not None:
+            process.send_signal(pid, started, signal.SIGKILL)
+    end_all(found, spare=keepers)
     end_all(found)
 
 

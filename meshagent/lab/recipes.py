@@ -29,7 +29,10 @@ class Service:
 
 
 def redis(host: Host, port: int = 6379, *, bind: str = "* -::*", options: tuple[str, ...] = ()) -> Service:
-    """redis-server without persistence; ``bind`` as in redis.conf (a '-' in front: no error when it can't)."""
+    """redis-server without persistence; ``bind`` as in redis.conf (a '-' in front: no error when it can't).
+
+    Called again for the same port, after the first one has ended, it is a restart.
+    """
     directory = _directory(host, f"redis-{port}", "redis")
     argv = ["redis-server", "--port", str(port), "--bind", *bind.split(), "--dir", str(directory)]
     argv += ["--protected-mode", "no", "--save", "", "--appendonly", "no", *options]
@@ -88,7 +91,7 @@ def mariadb(host: Host, port: int = 3306, *, sql: str = "") -> Service:
     """
     directory = _directory(host, f"mariadb-{port}", "mysql")
     data = directory / "data"
-    process.run(["cp", "-a", "--reflink=auto", str(_mariadb_template()), str(data)], timeout=60)
+    host.run(["cp", "-a", "--reflink=auto", str(_mariadb_template()), str(data)], timeout=60)  # there: it ends with it
     (directory / "start.sql").write_text(_MARIADB_START + sql + "\n")
     socket = directory / "mariadb.sock"
     argv = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={socket}", f"--port={port}"]
@@ -188,7 +191,7 @@ def _wait(program: Program, ready: Callable[[], bool], timeout: float = 20.0) ->
 
 def _directory(host: Host, name: str, owner: str) -> Path:
     path = host.private / name
-    path.mkdir(mode=0o755)
+    path.mkdir(mode=0o755, exist_ok=True)
     user = pwd.getpwnam(_user(owner))
     os.chown(path, user.pw_uid, user.pw_gid)
     return path

@@ -83,7 +83,7 @@ class Newcomer:
 
     name: str = "web-1"
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-    host_key: signing.HostKey = field(default_factory=signing.new_host_key)
+    host_key: signing.HostPrivateKey = field(default_factory=signing.new_host_key)
 
     def request(self, token: Token, **changes: Any) -> EnrollRequest:
         """A good request; ``changes`` replace fields after it was signed."""

@@ -203,3 +203,56 @@ def test_sockets_of_a_host_are_not_on_this_machine(lab: Lab) -> None:
         port = server.getsockname()[1]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+def test_a_removed_host_is_gone_at_once_and_nobody_answers_at_its_address(lab: Lab) -> None:
+    one, two = lab.host("one"), lab.host("two")
+    program = two.popen(["sleep", "infinity"])
+    server = two.listen(7000)
+    one.connect(two.address, 7000).close()
+    server.close()
+    lab.remove(two)
+    assert not program.alive and "two" not in lab.hosts
+    with pytest.raises(OSError):
+        one.connect(two.address, 7000, timeout=1.5)
+    assert one.run(["getent", "hosts", "two.lab.test"], check=False).returncode != 0
+    assert lab.host("three").run(["true"]).returncode == 0
+
+
+def test_a_directory_left_between_two_steps_of_its_making_is_swept_and_a_strangers_is_not() -> None:
+    torn, stranger = Path("/run/ma-00000a"), Path("/run/ma-00000b")
+    torn.mkdir()
+    (torn / "lab.json.new").write_text("{")
+    stranger.mkdir()
+    (stranger / "data").write_text("x")
+    try:
+        assert torn.name in sweep() and not torn.exists() and stranger.exists()
+    finally:
+        (stranger / "data").unlink()
+        stranger.rmdir()
+
+
+def test_a_kept_lab_has_one_way_in(lab: Lab) -> None:
+    host = lab.host("one")
+    entrance = lab.keep()
+    lab._kept = False
+    asked = subprocess.run([entrance, "one", "sh", "-c", 'hostname; echo "$MESHAGENT_ROOT"'], capture_output=True)
+    assert asked.stdout.decode().split() == ["one", str(host.root)]
+    assert subprocess.run([entrance, "nobody", "true"], capture_output=True).returncode == 2
+
+
+def test_a_signal_that_comes_while_a_lab_is_removed_waits_until_it_is_gone() -> None:
+    code = """
+import os, signal, sys
+from meshagent.lab.signals import uninterrupted
+try:
+    with uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("cleaned up")
+    print("never")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["cleaned up", "interrupted"]

@@ -4,6 +4,7 @@ An accepted service acts as a WorkloadEntry (labels ``app: <name>`` and its own)
 explicit ServiceEntry for the same host name takes over: then its ports, addresses and selection hold.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,13 +31,22 @@ from meshagent.protocol.announce import Announced, AnnouncedService
 
 @dataclass(frozen=True, slots=True)
 class LiveHost:
-    """An enrolled host with what it said last (None: nothing, or goodbye) and which of its services are accepted."""
+    """An enrolled host with what it said last (None: nothing, or goodbye) and which of its services are accepted.
+
+    ``since``: service host name -> when this host first served it, epoch seconds.
+    """
 
     row: HostRow
     announced: Announced | None = None
     accepted: tuple[AnnouncedService, ...] = ()
     connected: bool = False
     stale: bool = False
+    since: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def serves(self) -> bool:
+        """False in a posture that lets nobody in: clients must not try it."""
+        return self.announced is None or self.announced.posture.serves_inbound
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
@@ -63,13 +73,19 @@ class MeshFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Workload:
-    """One place a service may run at, wherever it came from; ``ports``: service port -> target port, or by name."""
+    """One place a service may run at, wherever it came from; ``port_names``: port name -> target port.
+
+    ``order``: active before standby. Written places come as they are written, then hosts as they first served it.
+    ``serves`` False: it belongs to the service, but lets nobody in now.
+    """
 
     name: str
     namespace: str
     labels: Labels
     endpoint: MeshEndpoint
     port_names: Mapping[str, int] = field(default_factory=dict)
+    order: float = 0.0
+    serves: bool = True
 
 
 #: Which enrolled host holds an address with a SPIFFE ID.
@@ -121,7 +137,9 @@ def _announced_workload(facts: MeshFacts, host: LiveHost, service: AnnouncedServ
         labels=labels,
         stale=host.stale,
     )
-    return _Workload(declared.name, host.row.namespace, labels, endpoint)
+    name = service_host(declared.name, host.row.namespace, facts.zone)
+    order = host.since.get(name, math.inf)
+    return _Workload(declared.name, host.row.namespace, labels, endpoint, order=order, serves=host.serves)
 
 
 # --- services nobody wrote down: one for each announced name
@@ -143,7 +161,8 @@ def _implicit(facts: MeshFacts, announced: Iterable[_Workload], taken: Container
             workloads[0].name,
             workloads[0].namespace,
             ports=tuple(sorted({MeshPort(w.endpoint.port, protocols[host, w.endpoint.port]) for w in workloads})),
-            endpoints=[w.endpoint for w in workloads],
+            endpoints=[(w.order, w.endpoint) for w in workloads if w.serves],
+            accounts=[w.endpoint.spiffe_id for w in workloads],
         )
         for host, workloads in by_host.items()
         if host not in taken
@@ -157,12 +176,13 @@ def _service(
     namespace: str,
     *,
     ports: tuple[MeshPort, ...],
-    endpoints: Iterable[MeshEndpoint],
+    endpoints: Iterable[tuple[float, MeshEndpoint]],
     claimed: tuple[IPAddress, ...] = (),
     accounts: Iterable[str] = (),
     mtls: bool = True,
 ) -> MeshService:
-    ordered = tuple(sorted(endpoints, key=lambda e: (e.port, e.host_name, [str(a) for a in e.addresses])))
+    placed = sorted(endpoints, key=lambda p: (p[1].port, p[0], p[1].host_name, [str(a) for a in p[1].addresses]))
+    ordered = tuple(endpoint for _, endpoint in placed)
     virtual4, virtual6 = addresses_of(facts.indexes[host])
     return MeshService(
         host=host,
@@ -172,7 +192,7 @@ def _service(
         virtual4=virtual4,
         virtual6=virtual6,
         claimed=claimed,
-        service_accounts=tuple(sorted({*accounts, *(e.spiffe_id for e in ordered if e.spiffe_id)})),
+        service_accounts=tuple(sorted({a for a in (*accounts, *(e.spiffe_id for e in ordered)) if a})),
         endpoints=ordered,
         mtls=mtls,
     )
@@ -185,7 +205,8 @@ def _explicit(facts: MeshFacts, announced: list[_Workload]) -> dict[str, MeshSer
     """The oldest entry of a host name holds it, and the oldest entry of an address owns that."""
     found: dict[str, MeshService] = {}
     holders = {(address, _identity(facts, host)): host for host in facts.hosts for address in host.addresses}
-    written = [_written_workload(facts, holders, entry) for entry in facts.resources.workload_entries]
+    entries = enumerate(facts.resources.workload_entries)
+    written = [_written_workload(facts, holders, entry, order) for order, entry in entries]
     owned: set[tuple[IPAddress, int]] = set()
     for entry in facts.resources.service_entries:
         for host in entry.hosts:
@@ -204,13 +225,15 @@ def _chosen(
     if entry.selector:
         wanted = set(entry.selector)
         return [w for w in workloads if w.namespace == entry.namespace and wanted <= set(w.labels)]
-    return [_written_workload(facts, holders, endpoint) for endpoint in entry.endpoints]
+    return [_written_workload(facts, holders, endpoint, n) for n, endpoint in enumerate(entry.endpoints)]
 
 
 def _entry_service(
     facts: MeshFacts, entry: ServiceEntryView, host: str, claimed: tuple[IPAddress, ...], chosen: list[_Workload]
 ) -> MeshService:
-    endpoints = [_at_port(workload, port, mtls=entry.mesh) for port in entry.ports for workload in chosen]
+    usable = [workload for workload in chosen if workload.serves or not entry.mesh]
+    endpoints = [(w.order, _at_port(w, port, mtls=entry.mesh)) for port in entry.ports for w in usable]
+    accounts = (*entry.subject_alt_names, *(w.endpoint.spiffe_id for w in chosen))
     return _service(
         facts,
         host,
@@ -219,7 +242,7 @@ def _entry_service(
         ports=tuple(sorted(MeshPort(p.number, p.protocol, p.name) for p in entry.ports)),
         endpoints=endpoints,
         claimed=claimed,
-        accounts=entry.subject_alt_names if entry.mesh else (),
+        accounts=accounts if entry.mesh else (),
         mtls=entry.mesh,
     )
 
@@ -248,7 +271,7 @@ def _at_port(workload: _Workload, port: EntryPort, *, mtls: bool) -> MeshEndpoin
     )
 
 
-def _written_workload(facts: MeshFacts, holders: _Holders, view: WorkloadView) -> _Workload:
+def _written_workload(facts: MeshFacts, holders: _Holders, view: WorkloadView, order: int) -> _Workload:
     """A WorkloadEntry; where an enrolled host of that identity holds the address, that host serves it."""
     spiffe_id = str(facts.spiffe_id(view.namespace, view.service_account)) if view.service_account else ""
     host = holders.get((view.address, spiffe_id))
@@ -263,7 +286,8 @@ def _written_workload(facts: MeshFacts, holders: _Holders, view: WorkloadView) -
         labels=view.labels,
         stale=host.stale if host else False,
     )
-    return _Workload(view.name, view.namespace, view.labels, endpoint, dict(view.ports))
+    serves = host is None or host.serves
+    return _Workload(view.name, view.namespace, view.labels, endpoint, dict(view.ports), order, serves)
 
 
 def _identity(facts: MeshFacts, host: LiveHost) -> str:

@@ -1,11 +1,14 @@
-"""The registry's moving parts: an open announcement stream, and a host while it is enrolled."""
+"""The registry's moving parts: an open announcement stream, a host while it is enrolled, and what follows from all."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from meshagent.hub.registry import kept
+from meshagent.hub.registry.admission import Rivals
 from meshagent.hub.registry.assemble import LiveHost
-from meshagent.hub.store.rows import HostRow
+from meshagent.hub.store.rows import HostRow, ServiceRow
 from meshagent.model.errors import MeshagentError
 from meshagent.model.names import service_host
 from meshagent.protocol.announce import Announced, AnnouncedService
@@ -33,7 +36,8 @@ class SessionEnded(MeshagentError):  # noqa: N818 - what happened, not what went
 
 @dataclass(slots=True)
 class Host:
-    """``names`` are the service host names it serves; ``deadline`` (monotonic) is set while its lease runs out."""
+    """``names`` are the service host names it serves, ``since`` when it first served each (epoch seconds, also of those
+    it served before); ``deadline`` (monotonic) is set while its lease runs out."""
 
     row: HostRow
     announced: Announced | None = None
@@ -42,24 +46,49 @@ class Host:
     session: Session | None = None
     deadline: float | None = None
     stale: bool = False
+    since: Mapping[str, float] = field(default_factory=dict)
 
     def live(self) -> LiveHost:
         """As the mesh is assembled from it."""
-        return LiveHost(self.row, self.announced, self.accepted, self.session is not None, self.stale)
+        return LiveHost(self.row, self.announced, self.accepted, self.session is not None, self.stale, self.since)
 
     def name_of(self, service: AnnouncedService, zone: str) -> str:
         """The service's host name in the mesh."""
         return service_host(service.declared.name, self.row.namespace, zone)
 
 
-def row_after(row: HostRow, announced: Announced | None, accepted: tuple[AnnouncedService, ...]) -> HostRow:
+def row_after(
+    row: HostRow, announced: Announced | None, accepted: tuple[AnnouncedService, ...], since: Mapping[str, float]
+) -> HostRow:
     """The host's row once this is in force; only accepted services are kept, so a restart admits nobody anew."""
     if announced is None:
-        return replace(row, announcement=b"")
+        return replace(row, announcement=kept.to_bytes(kept.Kept(None, since)))
     return replace(
         row,
-        announcement=kept.to_bytes(replace(announced, services=accepted)),
+        announcement=kept.to_bytes(kept.Kept(replace(announced, services=accepted), since)),
         addresses=tuple(str(a) for a in announced.addresses),
         boot_id=announced.boot_id,
         agent_version=announced.agent_version,
     )
+
+
+def rivals(
+    announcing: Host, names: frozenset[str], hosts: Iterable[Host], services: Mapping[str, ServiceRow], zone: str
+) -> dict[str, Rivals]:
+    """What the others of ``hosts`` serve under ``names``."""
+    found = {name: Rivals(services.get(name)) for name in names}
+    for other in hosts:
+        if other is announcing or not other.names & names:
+            continue
+        for service in other.accepted:
+            name = other.name_of(service, zone)
+            if known := found.get(name):
+                ports = known.ports | {(service.declared.port, service.declared.protocol.value)}
+                found[name] = Rivals(known.row, ports, known.served_by | {other.row.service_account})
+    return found
+
+
+def since_after(host: Host, names: frozenset[str], hosts: Iterable[Host], now: datetime) -> dict[str, float]:
+    """``host.since`` once it serves ``names``: it comes after who serves a name already, even if ``now`` went back."""
+    known = (other.since[name] for other in hosts for name in names & other.since.keys())
+    return kept.first_seen(host.since, names, round(max(now.timestamp(), max(known, default=0.0) + 0.001), 3))

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import structlog
 
 from meshagent.hub.registry import kept
-from meshagent.hub.registry.admission import Announcer, Rivals, Verdict, admit
+from meshagent.hub.registry.admission import Announcer, Verdict, admit
 from meshagent.hub.registry.assemble import LiveHost, MeshFacts, assemble
 from meshagent.hub.registry.leases import GRACE, Lease, expire, first_grace
-from meshagent.hub.registry.live import Host, Session, SessionEnded, row_after
+from meshagent.hub.registry.live import Host, Session, SessionEnded, rivals, row_after, since_after
 from meshagent.hub.registry.publishing import Publishing
 from meshagent.hub.registry.virtual import Wanted, addresses_of, allocate, record
 from meshagent.hub.state import MeshState, ResourceViews
@@ -71,7 +71,8 @@ class Registry:
         self._services = {row.host: row for row in services}
         deadline = self._clock.monotonic() + first_grace(self._settings.grace)
         for row in rows:
-            host = Host(row, kept.from_bytes(row.announcement))
+            said = kept.from_bytes(row.announcement)
+            host = Host(row, said.announced, since=said.since)
             self._hosts[row.id] = host
             if host.announced:
                 host.deadline = deadline
@@ -229,27 +230,15 @@ class Registry:
         accounts = {h.row.service_account for h in self._hosts.values() if h.row.namespace == host.row.namespace}
         announcer = Announcer(host.row.namespace, host.row.service_account, host.row.services, frozenset(accounts))
         names = frozenset(host.name_of(service, self._settings.zone) for service in announced.services)
-        rivals = self._rivals(host, names)
-        return admit(announcer, announced.services, rivals, self._settings.zone, self._clock.now())
-
-    def _rivals(self, announcing: Host, names: frozenset[str]) -> dict[str, Rivals]:
-        """What other hosts serve under ``names``."""
-        rivals = {name: Rivals(self._services.get(name)) for name in names}
-        for other in self._hosts.values():
-            if other is announcing or not other.names & names:
-                continue
-            for service in other.accepted:
-                name = other.name_of(service, self._settings.zone)
-                if known := rivals.get(name):
-                    ports = known.ports | {(service.declared.port, service.declared.protocol.value)}
-                    rivals[name] = Rivals(known.row, ports, known.served_by | {other.row.service_account})
-        return rivals
+        known = rivals(host, names, self._hosts.values(), self._services, self._settings.zone)
+        return admit(announcer, announced.services, known, self._settings.zone, self._clock.now())
 
     async def _take(self, host: Host, announced: Announced | None, verdicts: tuple[Verdict, ...]) -> None:
         """First on disk, then in force."""
         accepted = tuple(v.service for v in verdicts if v.accepted)
-        row = row_after(host.row, announced, accepted)
         names = frozenset(v.host for v in verdicts if v.accepted)
+        since = since_after(host, names, self._hosts.values(), self._clock.now())
+        row = row_after(host.row, announced, accepted, since)
         wanted = {name: Wanted(host.row.namespace, host.row.service_account) for name in names}
         await self._write(row if row != host.row else None, wanted, host.names - names)
         self._apply(host, row, announced, verdicts)
@@ -259,6 +248,7 @@ class Registry:
         # only what was announced: meanwhile the host may have enrolled again, or have been seen
         host.row = replace(host.row, **{name: getattr(row, name) for name in ANNOUNCED})
         host.names = frozenset(v.host for v in verdicts if v.accepted)
+        host.since = kept.from_bytes(row.announcement).since
         if host.session is None and announced is not None and host.deadline is None:
             host.deadline = self._clock.monotonic() + self._settings.grace
         if (host.announced, host.accepted) != (announced, accepted):

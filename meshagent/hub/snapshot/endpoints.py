@@ -62,6 +62,7 @@ def _endpoint(endpoint: MeshEndpoint, through_proxy: bool) -> LbEndpoint:
     first, *others = _one_per_family(endpoint.addresses)
     message = Endpoint(
         address=socket_address(first, port),
+        hostname=endpoint.host_name,  # for people (``meshagent peers``): nothing routes by it
         additional_addresses=[Endpoint.AdditionalAddress(address=socket_address(a, port)) for a in others],
     )
     return LbEndpoint(

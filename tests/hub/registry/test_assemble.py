@@ -1,10 +1,13 @@
 """The mesh from hosts, resources and addresses."""
 
 import random
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 from meshagent.hub.registry.assemble import LiveHost, MeshFacts, assemble
 from meshagent.hub.state import EntryPort, MeshPort, ResourceViews, ServiceEntryView, WorkloadView
+from meshagent.model.posture import Posture
 from meshagent.model.service import ServiceProtocol
 from meshagent.protocol.announce import AnnouncedService
 from tests.hub.hosts import announced, announced_service, host_row
@@ -14,8 +17,11 @@ ID = "spiffe://mesh.internal/ns/default/sa/cache"
 TCP = ServiceProtocol.TCP
 
 
-def live(name: str, *services: AnnouncedService, address: str = "10.0.0.1", account: str = "cache") -> LiveHost:
-    return LiveHost(host_row(name, account), announced(*services, address=address), services, connected=True)
+def live(
+    name: str, *services: AnnouncedService, address: str = "10.0.0.1", account: str = "cache", **changes: Any
+) -> LiveHost:
+    said = announced(*services, address=address)
+    return replace(LiveHost(host_row(name, account), said, services, connected=True), **changes)
 
 
 def facts(*hosts: LiveHost, **resources: object) -> MeshFacts:
@@ -116,3 +122,31 @@ def test_of_two_entries_for_one_name_or_one_address_the_older_holds() -> None:
         CACHE: (),
         "web.default.mesh.internal": claimed,
     }
+
+
+def test_endpoints_come_as_they_first_served_the_name_whatever_they_are_called() -> None:
+    hosts = [live(name, announced_service(), since={CACHE: at}) for name, at in (("a", 3.0), ("b", 1.0), ("c", 2.0))]
+    (service,) = assemble(facts(*hosts)).services
+    assert [e.host_name for e in service.endpoints] == ["b", "c", "a"]
+    chosen = entry(selector=(("app", "cache"),))
+    (service,) = assemble(facts(*hosts, service_entries=(chosen,))).services
+    assert [e.host_name for e in service.endpoints] == ["b", "c", "a"]
+
+
+def test_written_endpoints_keep_the_order_they_are_written_in() -> None:
+    places = tuple(WorkloadView("default", name, ip_address(f"10.0.1.{n}")) for name, n in (("x", 9), ("y", 3)))
+    (service,) = assemble(facts(service_entries=(entry(endpoints=places),))).services
+    assert [str(e.addresses[0]) for e in service.endpoints] == ["10.0.1.9", "10.0.1.3"]
+
+
+def test_a_host_whose_posture_lets_nobody_in_is_no_endpoint_but_its_service_stays() -> None:
+    closed = live("cache-1", announced_service())
+    assert closed.announced is not None
+    for posture, names in ((Posture.OUTBOUND, ["cache-2"]), (Posture.OBSERVE, ["cache-2"]), (Posture.STRICT, None)):
+        one = replace(closed, announced=replace(closed.announced, posture=posture))
+        two = live("cache-2", announced_service(), address="10.0.0.2")
+        for resources in ({}, {"service_entries": (entry(selector=(("app", "cache"),)),)}):
+            (service,) = assemble(facts(one, two, **resources)).services
+            assert [e.host_name for e in service.endpoints] == (names or ["cache-1", "cache-2"])
+            (alone,) = assemble(facts(one, **resources)).services
+            assert alone.service_accounts == (ID,) and len(alone.endpoints) == (0 if names else 1)

@@ -209,3 +209,21 @@ async def test_a_service_entrys_hosts_get_virtual_addresses_that_stay(tmp_path: 
         await b.registry.set_resources(ResourceViews(service_entries=(entry,)))
         await eventually(b.services)
         assert b.services()["legacy"].virtual4 == first
+
+
+@on_loop
+async def test_the_active_host_stays_the_active_one_while_others_come_and_over_its_own_absence(tmp_path: Path) -> None:
+    clock = JumpingClock()
+    async with bench(tmp_path, clock) as b:
+        later, first = await b.host("a"), await b.host("z")
+        for generation, row in enumerate((first, later), 1):
+            session = b.registry.open(row.id)
+            await b.registry.announce(session, announced(announced_service(), generation=generation))
+        await eventually(lambda: [e.host_name for e in b.endpoints()] == ["z", "a"])
+        away = b.registry.open(first.id)
+        await b.registry.announce(away, announced(generation=9, goodbye=True))
+        await eventually(lambda: [e.host_name for e in b.endpoints()] == ["a"])
+    async with bench(tmp_path, clock) as b:  # the hub was restarted meanwhile
+        session = b.registry.open(first.id)
+        await b.registry.announce(session, announced(announced_service()))
+        await eventually(lambda: [e.host_name for e in b.endpoints()] == ["z", "a"])

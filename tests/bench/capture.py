@@ -1,0 +1,52 @@
+"""Kernel rules: a whole table with many mesh addresses, and one address more. The real guard in a lab host."""
+
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, ip_address
+
+from meshagent.agent.capture import intent as intents
+from meshagent.agent.capture.apply import Applier
+from meshagent.agent.capture.values import HostFacts, Intent, Wishes
+from meshagent.guard.client import GuardClient, command
+from meshagent.lab import Host, Lab, wait_until
+from meshagent.model.address import MeshAddress
+from meshagent.model.posture import Posture
+from meshagent.model.service import DeclaredService
+from tests.bench.samples import Sample
+
+_FIRST = IPv4Address("240.240.1.1")
+
+
+def measure(lab: Lab, times: int) -> Iterator[Sample]:
+    """Samples ``apply-100``, ``apply-5000``, ``set-update`` (milliseconds each)."""
+    host = lab.host("rules")
+    program = host.popen(command(host.root), log="guard")
+    client = GuardClient(host.root / "run/meshagent/guard.sock")
+    wait_until(client.state, what="the guard to answer")
+    applier = Applier(client)
+    for number in range(times):
+        for count in (100, 5_000):  # another posture is another table: it is replaced as a whole
+            for posture in (Posture.PERMISSIVE, Posture.STRICT):
+                yield Sample(f"apply-{count}", _apply(host, applier, posture, count, "replaced"), "", number)
+        yield Sample("set-update", _apply(host, applier, Posture.STRICT, 5_001, "updated"), "", number)
+    client.close()
+    program.stop()
+
+
+def _apply(host: Host, applier: Applier, posture: Posture, count: int, action: str) -> float:
+    intent = _intent(host, posture, count)
+
+    def act() -> float:
+        began = time.perf_counter()
+        done = applier.apply(intent)
+        taken = (time.perf_counter() - began) * 1e3
+        assert done.action == action, f"the rules were {done.action}, not {action}"
+        return taken
+
+    return host.inside(act)
+
+
+def _intent(host: Host, posture: Posture, count: int) -> Intent:
+    facts = HostFacts(proxy_uid=61_001, own_addresses=frozenset(map(ip_address, host.addresses)))
+    mesh = frozenset(MeshAddress(_FIRST + n, 80) for n in range(count))
+    return intents.decide(Wishes(posture, services=(DeclaredService("web", 80, 8080),), mesh=mesh), facts)
