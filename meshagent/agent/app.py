@@ -43,6 +43,7 @@ from meshagent.agent.reports import Reports
 from meshagent.agent.services.announce import Announcer as Announcing
 from meshagent.agent.services.announce import HostFacts as HostDescription
 from meshagent.agent.services.declared import Declared
+from meshagent.agent.services.hysteresis import UNCHECKED
 from meshagent.agent.services.locate import Locator
 from meshagent.agent.services.probe import Prober
 from meshagent.agent.upstream.announce import Announcer
@@ -60,7 +61,7 @@ from meshagent.model.paths import Paths
 from meshagent.model.posture import Posture
 from meshagent.model.service import ServiceHealth
 from meshagent.observe import log as logging
-from meshagent.protocol.announce import announcement_message
+from meshagent.protocol.announce import Announced, announcement_message
 from meshagent.protocol.node import NodeId, Workload, build_node
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
 from meshagent.protocol.subscriber import Subscriber
@@ -71,6 +72,11 @@ from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.local_server import LocalServer
 
 log = structlog.get_logger()
+
+#: A start with warm caches knows how its services are within 0.3 s; one whose proxy can't start says so after this.
+FIRST_WORD_SECONDS = 3.0
+
+PROXY_NOT_READY = ServiceHealth(False, "the proxy is not ready")
 
 
 async def run_agent(paths: Paths) -> None:
@@ -127,11 +133,13 @@ class Agent:
         control = LocalServer(self.paths.control_socket, self._methods().table())
         await control.start()  # first: it is also what keeps a second agent away from this root
         down.push_async_callback(control.close)
-        await asyncio.to_thread(ensure_guard, self.paths)
+        # Declared services are known before the first apply: rules of theirs that are in the kernel must never go.
+        await asyncio.gather(asyncio.to_thread(ensure_guard, self.paths), self.declared.refresh(), self.proxy.prepare())
         for server in (self.sds, self.relay_server):
             await server.start()
             down.push_async_callback(server.stop)
         await self._start_names(down)
+        self._derive_once()
         tasks = await down.enter_async_context(Supervisor(_report_failure))
         self._start_tasks(tasks)
         await self._arm_pending()
@@ -181,7 +189,14 @@ class Agent:
         subscriber = Subscriber(build_node(self._workload(config)), (CDS, LDS, NDS, HOST_POLICY))
         subscriber.restore(self.relay.restore())
         self.session = Session(
-            subscriber, self.relay.offer, self.relay.wanted, self.dialer.ads, hubs, self.identity, self.clock
+            subscriber,
+            self.relay.offer,
+            self.relay.wanted,
+            self.dialer.ads,
+            hubs,
+            self.identity,
+            self.clock,
+            own=self.here.addresses,
         )
 
     def _workload(self, config: AgentConfig) -> Workload:
@@ -209,7 +224,7 @@ class Agent:
             capture_dns=Latest(False),
             names=Latest(NameIndex(self.enrolment.zone)),
             health=Latest({}),
-            host=Latest(self._description(config)),
+            host=Latest(HostDescription()),
             announcement=Latest(Announcement()),
             names_served=Latest(False),
         )
@@ -242,6 +257,7 @@ class Agent:
             config.hub or self.enrolment.hub_addresses,
             self.identity,
             self.clock,
+            own=self.here.addresses,
             heard_time=self.hub_clock.heard,
         )
 
@@ -284,6 +300,7 @@ class Agent:
     async def _announce(self) -> None:
         """The stream opens as soon as there is something to say, and follows it from then on."""
         opened: asyncio.Task[None] | None = None
+        await self._know_ourselves()
         try:
             async for announced in self.announcing.announcement.watch():
                 if announced is None:
@@ -294,6 +311,25 @@ class Agent:
             if opened is not None:
                 opened.cancel()
                 await asyncio.gather(opened, return_exceptions=True)
+
+    async def _know_ourselves(self) -> None:
+        """Until the proxy serves and every service was looked at, for a bounded time.
+
+        What the hub last heard of this host is still valid (its lease has a grace): a restarted agent that first said
+        "nothing healthy here" would take its services away from everybody for a moment.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_WORD_SECONDS):
+                async for announced in self.announcing.announcement.watch():
+                    if announced is not None and self._is_settled(announced):
+                        return
+
+    def _is_settled(self, announced: Announced) -> bool:
+        """Every declared service is in it, with a verdict that is about the service."""
+        serving = announced.posture.serves_inbound
+        names = {service.name for service in self.declared.services.value} if serving else set()
+        verdicts = {told.declared.name: told.health for told in announced.services}
+        return names <= verdicts.keys() and not {UNCHECKED, PROXY_NOT_READY} & set(verdicts.values())
 
     async def _arm_pending(self) -> None:
         """The first capture after ``enroll --confirm`` waits for a confirmation; asked for once."""
@@ -318,6 +354,7 @@ class Agent:
             self.relay.taps.names,
             self.prober.health,
             self.proxy.state,
+            self.capture.status,
             self.derived.names_served,
         )
         while True:
@@ -332,40 +369,51 @@ class Agent:
 
     def _derive_once(self) -> None:
         config, derived = self.config.config.value, self.derived
-        derived.posture.set(config.posture)
+        derived.posture.set(self._posture(config))
         derived.capture_config.set(config.capture)
         self._derive_names()
         derived.health.set(self._health())
         derived.host.set(replace(self._description(config), envoy_version=self.proxy.state.value.version))
 
+    def _posture(self, config: AgentConfig) -> Posture:
+        """What was rolled back is not in force, whatever agent.yaml says, until a person decides anew."""
+        return Posture.OBSERVE if self.capture.status.value.rolled_back else config.posture
+
     def _description(self, config: AgentConfig) -> HostDescription:
         return HostDescription(
             boot_id=self.here.boot_id,
             addresses=self.here.addresses.value,
-            posture=config.posture,
+            posture=self.derived.posture.value,
             locality=config.locality,
             agent_version=__version__,
         )
 
     def _derive_names(self) -> None:
         config, derived = self.config.config.value, self.derived
-        plan = decide_dns(config.dns.mode, config.posture, ResolverFacts(self.here.conf.value))
+        plan = decide_dns(config.dns.mode, derived.posture.value, ResolverFacts(self.here.conf.value))
         derived.dns.set(plan)
         derived.capture_dns.set(plan.mode is DnsMode.CAPTURE and derived.names_served.value)
         index = build_index(
             self.relay.taps.names.value,
             namespace=self.enrolment.namespace,
             zone=self.enrolment.zone,
-            ipv6=self.here.facts.value.ipv6_usable and config.capture.ipv6 in (Ipv6Mode.AUTO, Ipv6Mode.CAPTURE),
+            families=self._families(config),
         )
         derived.names.set(index)
+
+    def _families(self, config: AgentConfig) -> frozenset[int]:
+        """4 and 6, those of which a program here can use an address of the mesh."""
+        facts = self.here.facts.value
+        own = {ip.version for ip in facts.own_addresses if not ip.is_loopback and not ip.is_link_local}
+        captured = facts.ipv6_usable and config.capture.ipv6 in (Ipv6Mode.AUTO, Ipv6Mode.CAPTURE)
+        return frozenset(own if captured else own - {6})
 
     def _health(self) -> Mapping[str, ServiceHealth]:
         """A service that the mesh reaches through our proxy is as well as the proxy."""
         health = self.prober.health.value
         if self.proxy.state.value.ready:
             return health
-        return {name: replace(known, healthy=False, reason="the proxy is not ready") for name, known in health.items()}
+        return dict.fromkeys(health, PROXY_NOT_READY)
 
     def _fail_open(self) -> bool:
         return self.capture.decide().fail_open

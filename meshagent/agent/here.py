@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from meshagent.agent.capture.intent import HostFacts
-from meshagent.agent.names.resolver import ResolvConf, follow
+from meshagent.agent.names.resolver import ResolvConf, follow, read_resolv_conf
 from meshagent.machine import facts as machine_facts
 from meshagent.machine import netlink, sockets
 from meshagent.model.address import HostPort, IPAddress, parse_ip
@@ -48,6 +48,7 @@ class Here:
     async def start(self) -> None:
         """The first look. Raises ``MeshagentError`` when the machine can't be read."""
         self._take(await asyncio.to_thread(self._read))
+        self._take_conf(read_resolv_conf())
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -70,8 +71,12 @@ class Here:
 
     async def _on_resolver(self) -> None:
         async for conf in self.conf.watch():
-            nameservers = tuple(server.ip for server in conf.nameservers)
-            self.facts.set(replace(self.facts.value, nameservers=nameservers))
+            self._take_conf(conf)
+
+    def _take_conf(self, conf: ResolvConf) -> None:
+        self.conf.set(conf)
+        nameservers = tuple(server.ip for server in conf.nameservers)
+        self.facts.set(replace(self.facts.value, nameservers=nameservers))
 
     def _read(self) -> _Read:
         self._hub_known = _resolve(self._hubs) or self._hub_known

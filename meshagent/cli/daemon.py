@@ -16,6 +16,9 @@ def run() -> None:
         raise NotEnrolledError(str(paths.root))
     import asyncio
 
+    from meshagent.runtime.memory import stay_lean
+
+    stay_lean()
     from meshagent.agent.app import run_agent
 
     asyncio.run(run_agent(paths))

@@ -3,6 +3,8 @@
 A detached process leads a session of its own, so that neither the terminal's Ctrl-C nor the end of its starter takes
 it along. It is found again by proof, not by pid alone: start time and executable (device and inode) must be those
 recorded at its start. Signals go through a pidfd.
+
+Its parent is init from the beginning (or whoever adopts orphans here), so nothing of ours has to wait for its end.
 """
 
 import asyncio
@@ -11,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from meshagent.model.errors import MeshagentError
 
 #: A detached process inherits nothing else from its starter's environment.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Runs "$@" as nobody's child: the shell prints its pid and ends, and only then it goes on. Envoy asks the kernel to be
+#: terminated with its parent (PR_SET_PDEATHSIG, and that is a thread), so it must have none when it asks.
+_ORPHAN = 'unset PWD; exec 3<&0; { read -r _ <&3; exec setsid -- "$@" 3<&- >&2; } & echo $!'
 #: How long a killed process may take to be gone, in seconds.
 _KILL_PATIENCE = 5.0
 
@@ -94,10 +98,10 @@ def start_detached(
     log_fd = _open_log(log)
     offset = os.fstat(log_fd).st_size
     try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log_fd,
+        shell = subprocess.Popen(
+            ["sh", "-c", _ORPHAN, "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=log_fd,
             cwd=cwd,
             env={"PATH": _PATH, "LANG": "C.UTF-8", **(env or {})},
@@ -108,8 +112,16 @@ def start_detached(
         raise MeshagentError("service-not-started", f"could not start {argv[0]}: {error.strerror}") from error
     finally:
         os.close(log_fd)
-    _reap_in_background(child)
-    return _await_exec(child.pid, target, argv[0], log, offset, timeout)
+    return _await_exec(_orphan(shell), target, argv[0], log, offset, timeout)
+
+
+def _orphan(shell: subprocess.Popen[bytes]) -> int:
+    """Let the shell end, then its child go on; the child's pid, 0 when there is none."""
+    assert shell.stdin is not None and shell.stdout is not None
+    with shell.stdin, shell.stdout:
+        line = shell.stdout.readline()
+        shell.wait()
+    return int(line) if line.strip().isdigit() else 0
 
 
 def _target(argv: Sequence[str], executable_fd: int | None) -> tuple[int, int]:
@@ -136,11 +148,6 @@ def _command(
 def _open_log(log: Path) -> int:
     with explained(f"open the log {log}", log):
         return os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-
-
-def _reap_in_background(child: subprocess.Popen[bytes]) -> None:
-    """While we live we are its parent, and a child nobody waits for stays as a zombie."""
-    threading.Thread(target=child.wait, name=f"reaper of {child.pid}", daemon=True).start()
 
 
 def _await_exec(pid: int, target: tuple[int, int], name: str, log: Path, offset: int, timeout: float) -> Handle:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from meshagent.model.errors import MeshagentError
 
-HostKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+HostPrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 _ENROL = b"meshagent/v1/enrol"
 _MAX_KEY_PEM = 4_096
@@ -33,18 +33,18 @@ def enrolment_transcript(*, ca_hash: str, token_id: str, csr_pem: str, host_key_
     return transcript(_ENROL, (ca_hash.encode(), token_id.encode(), _digest(csr_pem), _digest(host_key_pem)))
 
 
-def new_host_key() -> HostKey:
+def new_host_key() -> HostPrivateKey:
     """A fresh Ed25519 host key."""
     return ed25519.Ed25519PrivateKey.generate()
 
 
-def public_pem(key: HostKey) -> str:
+def public_pem(key: HostPrivateKey) -> str:
     """The key's SubjectPublicKeyInfo as PEM: ``EnrollRequest.host_key_pem``."""
     encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_key().public_bytes(encoding, form).decode()
 
 
-def sign(key: HostKey, message: bytes) -> bytes:
+def sign(key: HostPrivateKey, message: bytes) -> bytes:
     """Sign with a host key."""
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key.sign(message)

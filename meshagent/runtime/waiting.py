@@ -10,7 +10,7 @@ async def until(condition: Callable[[], object], seconds: float, what: str, inte
     """Return when ``condition()`` holds; raises ``MeshagentError`` after ``seconds``."""
     try:
         async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(interval)  # noqa: ASYNC110  # nobody announces it: that is what this is for
+            while not condition():  # noqa: ASYNC110  # nobody announces it: that is what this is for
+                await asyncio.sleep(interval)
     except TimeoutError:
         raise MeshagentError("not-in-time", f"waited {seconds:g} s for {what} in vain") from None

@@ -51,6 +51,29 @@ def test_it_outlives_the_process_that_started_it(tmp_path: Path) -> None:
     assert services.stop(handle)
 
 
+def test_one_that_wants_to_die_with_its_parent_outlives_its_starter_all_the_same(tmp_path: Path) -> None:
+    """As Envoy does (hot restart): PR_SET_PDEATHSIG right after its start."""
+    child = "import ctypes, time; ctypes.CDLL(None).prctl(1, 15); print('asked', flush=True); time.sleep(1000)"
+    code = (
+        "import sys, json, threading; from pathlib import Path; from meshagent.machine import services\n"
+        "def start():\n"
+        "    h = services.start_detached([sys.executable, '-c', sys.argv[2]], log=Path(sys.argv[1]))\n"
+        "    print(json.dumps(h.as_dict()), flush=True)\n"
+        "t = threading.Thread(target=start); t.start(); t.join()\n"  # the thread's end counts as the parent's
+        "sys.stdin.read()\n"
+    )
+    log = tmp_path / "log"
+    argv = [sys.executable, "-c", code, str(log), child]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        handle = Handle.from_dict(json.loads(starter.stdout.readline()))
+        assert handle is not None
+        wait_until(lambda: "asked" in log.read_text())
+        starter.kill()
+    assert services.alive(handle)
+    assert services.stop(handle)
+
+
 def test_a_stranger_with_the_same_pid_is_neither_adopted_nor_killed(tmp_path: Path) -> None:
     real = sleeper(tmp_path)
     try:

@@ -2,10 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from meshagent.lab import Lab
+from meshagent.lab import Lab, wait_until
 from meshagent.lab.snapshot import diff
 
 pytestmark = pytest.mark.root
@@ -39,6 +40,17 @@ def test_a_group_that_is_there_already_is_used_and_groups_alone_can_be_made(lab:
     assert json.loads(web.python(CODE, "users.ensure_group('ma-proxy')")) == [gid, False]
     assert json.loads(web.python(CODE, "users.ensure_user('ma-proxy')"))["gid"] == gid
     web.python(CODE, "users.remove_user('ma-proxy')")
+    assert diff(before, web.snapshot()) == []
+
+
+def test_a_user_goes_even_while_a_process_elsewhere_has_its_number(lab: Lab) -> None:
+    web, other = lab.host("web"), lab.host("other")
+    before = web.snapshot()
+    made = json.loads(web.python(CODE, "users.ensure_user('ma-proxy')"))
+    program = other.popen(["setpriv", f"--reuid={made['uid']}", "--clear-groups", "sleep", "1000"])
+    wait_until(lambda: Path(f"/proc/{program.pid}").stat().st_uid == made["uid"])
+    web.python(CODE, "users.remove_user('ma-proxy')")
+    assert program.alive
     assert diff(before, web.snapshot()) == []
 
 

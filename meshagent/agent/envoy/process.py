@@ -91,6 +91,11 @@ class Proxy:
         """The admin interface of the newest epoch."""
         return Admin(self._launcher.admin_socket(self.state.value.epoch))
 
+    async def prepare(self) -> None:
+        """Ask the binary for its version ahead of time (0.1 s), so that no start, also after a crash, waits for it."""
+        with contextlib.suppress(MeshagentError):  # told when it is needed
+            await asyncio.to_thread(self._examine)
+
     async def run(self) -> None:
         """Until cancelled (the proxy goes on) or until ``stand_down`` was called."""
         pidfd = await self._adopt()
@@ -143,12 +148,15 @@ class Proxy:
 
     def _launch(self) -> tuple[services.Handle, Record]:
         """In a thread: the first ``--version`` and the start itself block."""
-        program = binary.examine(binary.find(self._configured), forced=self._forced)
+        program = self._examine()
         base_id = self._records.base_id()
         handle = self._launcher.start(program, 0, base_id)
         record = Record(handle, program.version, 0, base_id)
         self._records.save(record)
         return handle, record
+
+    def _examine(self) -> binary.Binary:
+        return binary.examine(binary.find(self._configured), forced=self._forced)
 
     def _publish(self, record: Record, *, adopted: bool) -> None:
         handle = record.handle

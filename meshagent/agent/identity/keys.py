@@ -5,7 +5,6 @@ A workload key is new at every rotation.
 """
 
 from enum import StrEnum
-from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import SpiffeId
+from meshagent.protocol import signing
 
 WorkloadPrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-HostPrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 
 class HostKeyKind(StrEnum):
@@ -36,46 +35,30 @@ class WorkloadKeyKind(StrEnum):
     RSA4096 = "rsa4096"
 
 
-class HostSigner(Protocol):
-    """Whoever holds the host key."""
-
-    @property
-    def public_pem(self) -> str:
-        """SubjectPublicKeyInfo, PEM."""
-        ...
-
-    def sign(self, data: bytes) -> bytes:
-        """Ed25519 (RFC 8032), or ECDSA over SHA-256 in DER for a P-256 key."""
-        ...
-
-
 class HostKey:
-    """A host key held in memory. Its ``repr`` shows nothing of it."""
+    """A host key held in memory, for whoever has to sign with it. Its ``repr`` shows nothing of it."""
 
-    def __init__(self, key: HostPrivateKey) -> None:
+    def __init__(self, key: signing.HostPrivateKey) -> None:
         self._key = key
 
     @property
     def public_pem(self) -> str:
-        spki = self._key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        return spki.decode("ascii")
+        """SubjectPublicKeyInfo, PEM."""
+        return signing.public_pem(self._key)
 
     def private_pem(self) -> bytes:
         """PKCS#8 without a passphrase, for the keystore only."""
         return _private_pem(self._key)
 
     def sign(self, data: bytes) -> bytes:
-        if isinstance(self._key, ed25519.Ed25519PrivateKey):
-            return self._key.sign(data)
-        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+        """Ed25519 (RFC 8032), or ECDSA over SHA-256 in DER for a P-256 key."""
+        return signing.sign(self._key, data)
 
 
 def generate_host_key(kind: HostKeyKind = HostKeyKind.ED25519) -> HostKey:
     """A new host key."""
     if kind is HostKeyKind.ED25519:
-        return HostKey(ed25519.Ed25519PrivateKey.generate())
+        return HostKey(signing.new_host_key())
     return HostKey(ec.generate_private_key(ec.SECP256R1()))
 
 
@@ -120,7 +103,7 @@ def build_csr(key_pem: bytes, spiffe_id: SpiffeId | None) -> str:
 _RENEW_HINT = "restore it from a backup, or leave the mesh and enrol again"
 
 
-def _private_pem(key: WorkloadPrivateKey | HostPrivateKey) -> bytes:
+def _private_pem(key: WorkloadPrivateKey | signing.HostPrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -6,7 +6,7 @@ else inside the zone does not exist; everything outside it (also unknown ``.glob
 domain) belongs to the real DNS.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
@@ -81,10 +81,13 @@ class NameIndex:
         return None if found is None else (*found.v4, *found.v6)
 
 
-def build_index(table: NameTable, *, namespace: str, zone: str = DEFAULT_ZONE, ipv6: bool) -> NameIndex:
-    """The index for a host in ``namespace``; without ``ipv6`` (not captured here) no IPv6 address is answered.
+def build_index(
+    table: NameTable, *, namespace: str, zone: str = DEFAULT_ZONE, families: Container[int] = (4, 6)
+) -> NameIndex:
+    """The index for a host in ``namespace``; only addresses of ``families`` are answered.
 
-    A name that can't be written in DNS rejects only itself.
+    A family that isn't captured leads nowhere, and on a host without an IPv4 address of its own the kernel sends from
+    0.0.0.0, where no answer ever comes back. A name that can't be written in DNS rejects only itself.
     """
     hosts: dict[bytes, Addresses] = {}
     for name, addresses in [*_own(table), *_aliases(table, namespace, zone)]:
@@ -92,7 +95,7 @@ def build_index(table: NameTable, *, namespace: str, zone: str = DEFAULT_ZONE, i
             wire = encode_name(name)
         except ValueError:  # too long, an empty label, letters outside ASCII
             continue
-        hosts.setdefault(wire, _addresses(addresses, ipv6))
+        hosts.setdefault(wire, _addresses(addresses, families))
     zone_wire = encode_name(zone)
     return NameIndex(zone, hosts, frozenset(_parents(hosts, zone_wire) | {zone_wire}))
 
@@ -112,9 +115,10 @@ def _aliases(table: NameTable, namespace: str, zone: str) -> Iterator[tuple[str,
             yield f"{service}.{zone}", entry.addresses
 
 
-def _addresses(addresses: tuple[IPAddress, ...], ipv6: bool) -> Addresses:
-    v4 = tuple(ip for ip in addresses if isinstance(ip, IPv4Address))
-    v6 = tuple(ip for ip in addresses if isinstance(ip, IPv6Address)) if ipv6 else ()
+def _addresses(addresses: tuple[IPAddress, ...], families: Container[int]) -> Addresses:
+    usable = [ip for ip in addresses if ip.version in families]
+    v4 = tuple(ip for ip in usable if isinstance(ip, IPv4Address))
+    v6 = tuple(ip for ip in usable if isinstance(ip, IPv6Address))
     return Addresses(v4[:MAX_ADDRESSES], v6[:MAX_ADDRESSES])
 
 

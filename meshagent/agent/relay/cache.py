@@ -111,6 +111,7 @@ class Cache:
             self._conditions.set(UNSAVED, f"after a restart this host would start with older configuration: {fault}")
             return
         self._conditions.clear(UNSAVED)
+        self._conditions.clear(DAMAGED)  # what was set aside is replaced; the log keeps the news
         self.saved_at.set(now)
 
     def _set_aside(self, why: str) -> None:

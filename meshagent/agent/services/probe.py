@@ -22,7 +22,8 @@ from meshagent.runtime.latest import Latest
 log = structlog.get_logger()
 
 _JITTER = 0.1
-#: A service that isn't well yet is looked at more often than its interval says: its start should be seen at once.
+#: A service that isn't well, or has just failed a check, is looked at more often than its interval says: its start
+#: should be seen at once, and with three failures to be counted at 10 s callers would wait half a minute for its end.
 _WAITING_SECONDS = 1.0
 
 
@@ -81,7 +82,8 @@ class Prober:
 
     def _pause(self, service: DeclaredService) -> float:
         interval = service.check.interval
-        if not self._verdicts[service.name].health.healthy:
+        verdict = self._verdicts[service.name]
+        if verdict.failed or not verdict.health.healthy:
             interval = min(interval, _WAITING_SECONDS)
         return interval * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
 

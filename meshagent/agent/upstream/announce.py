@@ -14,8 +14,9 @@ from typing import Protocol
 import structlog
 
 from meshagent.agent.upstream import backoff
+from meshagent.agent.upstream.moved import until_moved
 from meshagent.agent.upstream.state import UpstreamState
-from meshagent.model.address import HostPort
+from meshagent.model.address import HostPort, IPAddress
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement, AnnouncementResult
@@ -40,7 +41,10 @@ AnnounceDial = Callable[[HostPort, Identity], AbstractAsyncContextManager[Announ
 
 
 class Announcer:
-    """Runs until cancelled. ``result`` is the hub's newest answer (None before), ``state`` how the stream is doing."""
+    """Runs until cancelled. ``result`` is the hub's newest answer (None before), ``state`` how the stream is doing.
+
+    ``own``: this host's addresses; the stream is opened anew when one of them goes.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Announcer:
         identity: Latest[Identity],
         clock: Clock,
         *,
+        own: Latest[tuple[IPAddress, ...]] | None = None,
         heard_time: Callable[[int], None] = lambda unix_ms: None,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -61,6 +66,7 @@ class Announcer:
         self._identity = identity
         self._clock = clock
         self._heard_time = heard_time
+        self._own: Latest[tuple[IPAddress, ...]] = own if own is not None else Latest(())
         self._dice = dice
         # Milliseconds since 1970: grows over restarts of the agent without a file; the hub fences by boot id first.
         self._generation = int(clock.now().timestamp() * 1000)
@@ -112,7 +118,10 @@ class Announcer:
         return served
 
     async def _serve(self, stream: AnnounceStream, address: HostPort) -> None:
-        parts = [asyncio.create_task(self._read(stream, address)), asyncio.create_task(self._write(stream))]
+        parts = [
+            asyncio.create_task(part)
+            for part in (self._read(stream, address), self._write(stream), until_moved(self._own))
+        ]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in done:

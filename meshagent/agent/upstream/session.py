@@ -16,8 +16,9 @@ import structlog
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from meshagent.agent.upstream import backoff
+from meshagent.agent.upstream.moved import until_moved
 from meshagent.agent.upstream.state import UpstreamState
-from meshagent.model.address import HostPort
+from meshagent.model.address import HostPort, IPAddress
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
 from meshagent.protocol.subscriber import Received, Subscriber
@@ -50,7 +51,10 @@ Judge = Callable[[Received], Awaitable[Mapping[str, str]]]
 
 
 class Session:
-    """Runs until cancelled. ``state`` says how it is doing; ``wanted`` (type -> names) is followed while it runs."""
+    """Runs until cancelled. ``state`` says how it is doing; ``wanted`` (type -> names) is followed while it runs.
+
+    ``own``: this host's addresses; a stream is opened anew when one of them goes.
+    """
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Session:
         identity: Latest[Identity],
         clock: Clock,
         *,
+        own: Latest[tuple[IPAddress, ...]] | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self.state: Latest[UpstreamState] = Latest(UpstreamState())
@@ -72,6 +77,7 @@ class Session:
         self._addresses = tuple(addresses)
         self._identity = identity
         self._clock = clock
+        self._own: Latest[tuple[IPAddress, ...]] = own if own is not None else Latest(())
         self._dice = dice
         self._asked: dict[str, frozenset[str]] = {}
         self._verdicts: dict[asyncio.Task[Mapping[str, str]], Received] = {}
@@ -116,7 +122,13 @@ class Session:
             self._outbox.put_nowait(request)
         parts = [
             asyncio.create_task(part)
-            for part in (self._write(stream), self._read(stream, address), self._follow(), self._age(identity))
+            for part in (
+                self._write(stream),
+                self._read(stream, address),
+                self._follow(),
+                self._age(identity),
+                until_moved(self._own),
+            )
         ]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)

@@ -20,8 +20,8 @@ TABLE = NameTable(
 )
 
 
-def index(table: NameTable = TABLE, *, ipv6: bool = True) -> NameIndex:
-    return build_index(table, namespace="default", ipv6=ipv6)
+def index(table: NameTable = TABLE, *, families: tuple[int, ...] = (4, 6)) -> NameIndex:
+    return build_index(table, namespace="default", families=families)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,9 @@ def test_a_label_that_only_looks_like_the_zone_is_outside_it() -> None:
     assert index().find(b"\x0aabcde\x04mesh\x08internal\x00") is Absent.FOREIGN
 
 
-def test_without_ipv6_capture_no_ipv6_address_is_told() -> None:
-    assert index(ipv6=False).lookup("cache.mesh.internal") == (ip_address("240.240.0.1"),)
+def test_only_addresses_of_families_that_can_be_used_are_told() -> None:
+    assert index(families=(4,)).lookup("cache.mesh.internal") == (ip_address("240.240.0.1"),)
+    assert index(families=(6,)).lookup("cache.mesh.internal") == (ip_address("2001:2::1"),)
 
 
 def test_a_name_of_the_table_wins_over_a_form_made_from_another() -> None:

@@ -63,6 +63,17 @@ def test_a_damaged_file_is_set_aside_with_a_condition_and_is_never_half_used(tmp
     assert (tmp_path / "cache.set-aside").read_bytes() == DAMAGES[kind]
 
 
+def test_a_damaged_file_that_was_written_anew_is_no_trouble_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "config.cache"
+    path.write_bytes(b"nonsense")
+    cache, conditions = cache_at(path)
+    cache.load()
+    assert conditions.codes() == [DAMAGED]
+    cache.save(dict)
+    cache.flush()
+    assert conditions.codes() == []
+
+
 def test_every_cut_of_the_file_is_noticed() -> None:
     for size in range(len(WHOLE)):
         with pytest.raises(ValueError):

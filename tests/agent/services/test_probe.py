@@ -112,3 +112,21 @@ def test_no_more_checks_run_at_a_time_than_allowed() -> None:
         server.close()
 
     asyncio.run(story())
+
+
+def test_after_a_failed_check_the_next_one_does_not_wait_for_a_long_interval() -> None:
+    async def story() -> None:
+        probing = prober(Recorder())
+        server = await listen()
+        slow = service(
+            server.sockets[0].getsockname()[1], check=Check(interval=3.0, timeout=0.5, healthy=1, unhealthy=2)
+        )
+        probing.update((slow,))
+        await until(probing, "web", True)
+        server.close()
+        began = asyncio.get_running_loop().time()
+        await until(probing, "web", False)
+        assert asyncio.get_running_loop().time() - began < 5.0, "two failures at 3 s each would be 6 s"
+        probing.update(())
+
+    asyncio.run(story())

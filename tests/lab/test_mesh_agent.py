@@ -1,0 +1,114 @@
+"""The agent stops, dies, hangs and comes back, with and without the hub; whoever uses the mesh doesn't notice."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshagent.lab import Host, recipes, wait_until
+from meshagent.lab.waiting import NotInTimeError
+from tests.lab.mesh import Mesh, open_mesh, took
+
+pytestmark = pytest.mark.root
+
+MESH_NAME = "cache.default.mesh.internal"
+
+
+@pytest.fixture
+def mesh(envoy: Path) -> Iterator[Mesh]:
+    with open_mesh() as opened:
+        web, cache = opened.lab.host("web"), opened.lab.host("cache")
+        recipes.redis(cache)
+        opened.join_all((web, []), (cache, [("cache", 6379, "redis")]))
+        yield opened
+
+
+def rules(host: Host) -> tuple[str, list[int]]:
+    """Our table with handles but without counters, and the counters."""
+    text = host.run(["nft", "-a", "list", "table", "inet", "meshagent"]).stdout
+    counts = [int(count) for count in re.findall(r"packets (\d+)", text)]
+    return re.sub(r"(packets|bytes) \d+", r"\1 N", text), counts
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill-9", "stop"])
+def test_an_agent_that_ends_and_starts_again_is_not_noticed(mesh: Mesh, number: signal.Signals) -> None:
+    web, cache = mesh.members["web"], mesh.members["cache"]
+    proxies = {host.name: mesh.status(host)["proxy"]["pid"] for host in (web, cache)}
+    with mesh.busy(web, "cache") as busy:
+        before = {host.name: rules(host) for host in (web, cache)}
+        for host in (web, cache):
+            assert took(lambda host=host: mesh.agents[host.name].stop(10, number)) < 2  # type: ignore[misc]
+            assert mesh.agents[host.name].wait() == (0 if number is signal.SIGTERM else -9)
+        busy.goes_on()
+        web.connect(busy.address, 6379).close()  # new connections, too, while nobody is there
+        for host in (web, cache):
+            mesh.start(host)
+        mesh.settle()
+        for host in (web, cache):
+            now = mesh.status(host)
+            assert now["proxy"]["pid"] == proxies[host.name]
+            assert now["proxy"]["restarts"] == 0
+            assert now["conditions"] == []
+            (old_text, old_counts), (text, counts) = before[host.name], rules(host)
+            assert text == old_text
+            assert all(new >= old for new, old in zip(counts, old_counts, strict=True)), "counters were reset"
+        busy.goes_on()
+    assert busy.slowest < 0.5
+
+
+def test_names_outside_the_mesh_resolve_without_an_agent_and_mesh_names_come_back_with_it(mesh: Mesh) -> None:
+    web = mesh.members["web"]
+    mesh.agents["web"].kill()
+    assert took(lambda: wait_until(lambda: mesh.resolve(web, "cache.lab.test"), 3)) < 2
+    assert mesh.resolve(web, MESH_NAME) == []
+    mesh.start(web)
+    assert took(lambda: wait_until(lambda: mesh.resolve(web, MESH_NAME), 5)) < 4
+    assert mesh.resolve(web, "cache.lab.test")
+    assert mesh.redis(web, "cache") == "PONG"
+
+
+def test_names_resolve_while_the_agent_hangs_and_a_connection_through_the_mesh_goes_on(mesh: Mesh) -> None:
+    web = mesh.members["web"]
+    with mesh.busy(web, "cache") as busy:
+        mesh.agents["web"].send_signal(signal.SIGSTOP)
+        web.connect(busy.address, 6379).close()
+        busy.goes_on()
+        mesh.agents["web"].send_signal(signal.SIGCONT)
+        wait_until(lambda: mesh.redis(web, "cache") == "PONG", 5)
+        wait_until(lambda: mesh.conditions(web) == [], 10)
+
+
+def test_an_agent_that_starts_while_the_hub_is_gone_serves_what_it_knew(mesh: Mesh) -> None:
+    web, cache = mesh.members["web"], mesh.members["cache"]
+    mesh.hub_program.kill()
+    for host in (web, cache):
+        mesh.agents[host.name].stop()
+        proxy = mesh.proxy_record(host)["data"]["handle"]["pid"]
+        host.run(["kill", "-9", str(proxy)])  # as after a reboot: nothing of the data path is left
+    started = [mesh.start(host) for host in (web, cache)]
+    seconds = took(lambda: wait_until(lambda: mesh.redis(web, "cache", timeout=2) == "PONG", 10))
+    assert seconds < 5, f"serving from last-known-good took {seconds:.1f} s"
+    assert all(program.alive for program in started)
+    status = mesh.status(web)
+    assert not status["control_plane"]["connected"]
+    assert status["control_plane"]["config_age"] > 0
+    assert mesh.resolve(web, MESH_NAME)
+
+
+def test_an_idle_mesh_has_nothing_to_complain_about(mesh: Mesh) -> None:
+    """Right after the start, and while nothing happens."""
+    assert {name: mesh.conditions(host) for name, host in mesh.members.items()} == {"web": [], "cache": []}
+    logs = {name: program.log.stat().st_size for name, program in mesh.agents.items()}
+    seen: list[str] = []
+
+    def look() -> None:
+        for host in mesh.members.values():
+            seen.extend(mesh.conditions(host))
+
+    with pytest.raises(NotInTimeError):
+        wait_until(look, 12, interval=0.5)
+    assert seen == []
+    chatter = {name: program.text()[logs[name] :] for name, program in mesh.agents.items()}
+    assert chatter == {"web": "", "cache": ""}, "an idle agent has nothing to say"
