@@ -7,18 +7,17 @@ The stop takes nothing away: Envoy, guard and rules go on until the host leaves.
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from meshagent import __version__
 from meshagent.agent import footprint as footprints
+from meshagent.agent.capture import verify
 from meshagent.agent.capture.controller import CaptureController, Inputs
 from meshagent.agent.control.methods import Methods, Parts
 from meshagent.agent.control.status import Known
+from meshagent.agent.derived import Derived, Sources
 from meshagent.agent.envoy.bootstrap import ProxyNode
 from meshagent.agent.envoy.launch import Launcher, ProxyUser
 from meshagent.agent.envoy.process import Proxy
@@ -32,56 +31,45 @@ from meshagent.agent.identity.keys import WorkloadKeyKind
 from meshagent.agent.identity.keystore import Enrolment, Keystore
 from meshagent.agent.identity.rotator import Rotator
 from meshagent.agent.identity.sds import SdsServer
-from meshagent.agent.names.resolver import DnsPlan, ResolverFacts
-from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.agent.names.server import NamesServer
-from meshagent.agent.names.table import NameIndex, build_index
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
 from meshagent.agent.reports import Reports
 from meshagent.agent.services.announce import Announcer as Announcing
-from meshagent.agent.services.announce import HostFacts as HostDescription
 from meshagent.agent.services.declared import Declared
-from meshagent.agent.services.hysteresis import UNCHECKED
 from meshagent.agent.services.locate import Locator
 from meshagent.agent.services.probe import Prober
+from meshagent.agent.speaking import Speaker
 from meshagent.agent.upstream.announce import Announcer
 from meshagent.agent.upstream.dial import Dialer
 from meshagent.agent.upstream.session import Session
 from meshagent.agent.upstream.signer import Signer
 from meshagent.config.follow import FollowedConfig
-from meshagent.config.settings import AgentConfig, CaptureConfig, DnsMode, Ipv6Mode
+from meshagent.config.settings import AgentConfig
 from meshagent.guard.client import GuardClient
 from meshagent.machine import files, sockets, state
 from meshagent.machine.notify import notify
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
 from meshagent.model.paths import Paths
-from meshagent.model.posture import Posture
-from meshagent.model.service import ServiceHealth
 from meshagent.observe import log as logging
-from meshagent.protocol.announce import Announced, announcement_message
 from meshagent.protocol.node import NodeId, Workload, build_node
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
 from meshagent.protocol.subscriber import Subscriber
 from meshagent.protocol.types import CDS, HOST_POLICY, LDS, NDS
 from meshagent.runtime.clock import SystemClock
 from meshagent.runtime.latest import Latest
+from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.local_server import LocalServer
 
 log = structlog.get_logger()
 
-#: A start with warm caches knows how its services are within 0.3 s; one whose proxy can't start says so after this.
-FIRST_WORD_SECONDS = 3.0
-
-PROXY_NOT_READY = ServiceHealth(False, "the proxy is not ready")
-
 
 async def run_agent(paths: Paths) -> None:
     """Run until SIGTERM, SIGINT or ``leave``. Raises ``MeshagentError`` when it can't start."""
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     async with contextlib.AsyncExitStack() as down:
         agent = Agent(paths, stop)
         await agent.start(down)
@@ -90,21 +78,6 @@ async def run_agent(paths: Paths) -> None:
         await stop.wait()
         notify("STOPPING=1")
         log.info("agent stopping; proxy, guard and rules go on")
-
-
-@dataclass(frozen=True, slots=True)
-class _Derived:
-    """Values made from others; ``_derive`` keeps them."""
-
-    posture: Latest[Posture]
-    capture_config: Latest[CaptureConfig]
-    dns: Latest[DnsPlan]
-    capture_dns: Latest[bool]
-    names: Latest[NameIndex]
-    health: Latest[Mapping[str, ServiceHealth]]
-    host: Latest[HostDescription]
-    announcement: Latest[Announcement]
-    names_served: Latest[bool]
 
 
 class Agent:
@@ -139,7 +112,7 @@ class Agent:
             await server.start()
             down.push_async_callback(server.stop)
         await self._start_names(down)
-        self._derive_once()
+        self.derived.refresh()
         tasks = await down.enter_async_context(Supervisor(_report_failure))
         self._start_tasks(tasks)
         await self._arm_pending()
@@ -147,6 +120,8 @@ class Agent:
     # --- making the parts
 
     def _wire(self, config: AgentConfig) -> None:
+        self.derived = Derived(self.enrolment, config)
+        self.names_served: Latest[bool] = Latest(False)
         self._wire_identity(config)
         self._wire_relay(config)
         self._wire_services()
@@ -163,7 +138,18 @@ class Agent:
             self.clock,
             configured=Path(config.proxy.binary) if config.proxy.binary else None,
         )
-        self.gates = Gates(self.guard, self.proxy.state, self.derived.names_served, self._fail_open)
+        self.gates = Gates(self.guard, self.proxy.state, self.names_served, lambda: self.capture.decide().fail_open)
+        self.derived.connect(
+            Sources(
+                self.config.config,
+                self.here,
+                self.relay.taps.names,
+                self.prober.health,
+                self.proxy.state,
+                self.capture.status,
+                self.names_served,
+            )
+        )
         self.reports = Reports(self.tracker, self.session.state, self.hub_clock, self.announcer.result)
 
     def _wire_identity(self, config: AgentConfig) -> None:
@@ -217,18 +203,8 @@ class Agent:
         self.prober = Prober(self.locator.check_address, self.tracker)
 
     def _wire_capture(self, config: AgentConfig) -> None:
-        self.derived = _Derived(
-            posture=Latest(config.posture),
-            capture_config=Latest(config.capture),
-            dns=Latest(DnsPlan(DnsMode.OFF)),
-            capture_dns=Latest(False),
-            names=Latest(NameIndex(self.enrolment.zone)),
-            health=Latest({}),
-            host=Latest(HostDescription()),
-            announcement=Latest(Announcement()),
-            names_served=Latest(False),
-        )
         derived = self.derived
+        message: Latest[Announcement] = Latest(Announcement())
         self.capture = CaptureController(
             Inputs(
                 facts=self.here.facts,
@@ -252,7 +228,7 @@ class Agent:
             self.tracker.latest,
         )
         self.announcer = Announcer(
-            derived.announcement,
+            message,
             self.dialer.announce,
             config.hub or self.enrolment.hub_addresses,
             self.identity,
@@ -260,12 +236,13 @@ class Agent:
             own=self.here.addresses,
             heard_time=self.hub_clock.heard,
         )
+        self.speaker = Speaker(self.announcing, self.announcer, message, self.declared.services)
 
     # --- starting them
 
     async def _start_names(self, down: contextlib.AsyncExitStack) -> None:
         """Names are answered from last-known-good before the first query is captured; without them capture goes on."""
-        self._derive_names()
+        self.derived.refresh_names()
         try:
             await self.names.start()
         except MeshagentError as error:
@@ -273,14 +250,14 @@ class Agent:
             log.error("names are not served", error=error.message)
             return
         down.push_async_callback(self.names.close)
-        self.derived.names_served.set(True)
+        self.names_served.set(True)
 
     def _start_tasks(self, tasks: Supervisor) -> None:
         work = {
             "conditions": self.tracker.run,
             "config": self.config.run,
             "here": self.here.run,
-            "derive": self._derive,
+            "derived": self.derived.run,
             "cache": self.relay.run,
             "session": self.session.run,
             "rotator": self.rotator.run,
@@ -288,7 +265,7 @@ class Agent:
             "locator": self.locator.run,
             "prober": lambda: self.prober.run(self.declared.services),
             "announcing": self.announcing.run,
-            "announce": self._announce,
+            "speaker": self.speaker.run,
             "proxy": self.proxy.run,
             "capture": self.capture.run,
             "gates": self.gates.run,
@@ -296,40 +273,6 @@ class Agent:
         }
         for name, run in work.items():
             tasks.start(name, run)
-
-    async def _announce(self) -> None:
-        """The stream opens as soon as there is something to say, and follows it from then on."""
-        opened: asyncio.Task[None] | None = None
-        await self._know_ourselves()
-        try:
-            async for announced in self.announcing.announcement.watch():
-                if announced is None:
-                    continue
-                self.derived.announcement.set(announcement_message(announced))
-                opened = opened or asyncio.create_task(self.announcer.run())
-        finally:
-            if opened is not None:
-                opened.cancel()
-                await asyncio.gather(opened, return_exceptions=True)
-
-    async def _know_ourselves(self) -> None:
-        """Until the proxy serves and every service was looked at, for a bounded time.
-
-        What the hub last heard of this host is still valid (its lease has a grace): a restarted agent that first said
-        "nothing healthy here" would take its services away from everybody for a moment.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_WORD_SECONDS):
-                async for announced in self.announcing.announcement.watch():
-                    if announced is not None and self._is_settled(announced):
-                        return
-
-    def _is_settled(self, announced: Announced) -> bool:
-        """Every declared service is in it, with a verdict that is about the service."""
-        serving = announced.posture.serves_inbound
-        names = {service.name for service in self.declared.services.value} if serving else set()
-        verdicts = {told.declared.name: told.health for told in announced.services}
-        return names <= verdicts.keys() and not {UNCHECKED, PROXY_NOT_READY} & set(verdicts.values())
 
     async def _arm_pending(self) -> None:
         """The first capture after ``enroll --confirm`` waits for a confirmation; asked for once."""
@@ -341,82 +284,6 @@ class Agent:
 
     async def _restart_guard(self) -> None:
         await asyncio.to_thread(ensure_guard, self.paths)
-
-    # --- values made from others
-
-    async def _derive(self) -> None:
-        """Recompute everything derived whenever a source changed; all of it is cheap and pure."""
-        sources: tuple[Latest[object], ...] = (  # type: ignore[assignment]  # Latest is invariant, reading isn't
-            self.config.config,
-            self.here.conf,
-            self.here.addresses,
-            self.here.facts,
-            self.relay.taps.names,
-            self.prober.health,
-            self.proxy.state,
-            self.capture.status,
-            self.derived.names_served,
-        )
-        while True:
-            versions = [source.version for source in sources]
-            self._derive_once()
-            waits = [asyncio.ensure_future(s.newer(v)) for s, v in zip(sources, versions, strict=True)]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-
-    def _derive_once(self) -> None:
-        config, derived = self.config.config.value, self.derived
-        derived.posture.set(self._posture(config))
-        derived.capture_config.set(config.capture)
-        self._derive_names()
-        derived.health.set(self._health())
-        derived.host.set(replace(self._description(config), envoy_version=self.proxy.state.value.version))
-
-    def _posture(self, config: AgentConfig) -> Posture:
-        """What was rolled back is not in force, whatever agent.yaml says, until a person decides anew."""
-        return Posture.OBSERVE if self.capture.status.value.rolled_back else config.posture
-
-    def _description(self, config: AgentConfig) -> HostDescription:
-        return HostDescription(
-            boot_id=self.here.boot_id,
-            addresses=self.here.addresses.value,
-            posture=self.derived.posture.value,
-            locality=config.locality,
-            agent_version=__version__,
-        )
-
-    def _derive_names(self) -> None:
-        config, derived = self.config.config.value, self.derived
-        plan = decide_dns(config.dns.mode, derived.posture.value, ResolverFacts(self.here.conf.value))
-        derived.dns.set(plan)
-        derived.capture_dns.set(plan.mode is DnsMode.CAPTURE and derived.names_served.value)
-        index = build_index(
-            self.relay.taps.names.value,
-            namespace=self.enrolment.namespace,
-            zone=self.enrolment.zone,
-            families=self._families(config),
-        )
-        derived.names.set(index)
-
-    def _families(self, config: AgentConfig) -> frozenset[int]:
-        """4 and 6, those of which a program here can use an address of the mesh."""
-        facts = self.here.facts.value
-        own = {ip.version for ip in facts.own_addresses if not ip.is_loopback and not ip.is_link_local}
-        captured = facts.ipv6_usable and config.capture.ipv6 in (Ipv6Mode.AUTO, Ipv6Mode.CAPTURE)
-        return frozenset(own if captured else own - {6})
-
-    def _health(self) -> Mapping[str, ServiceHealth]:
-        """A service that the mesh reaches through our proxy is as well as the proxy."""
-        health = self.prober.health.value
-        if self.proxy.state.value.ready:
-            return health
-        return dict.fromkeys(health, PROXY_NOT_READY)
-
-    def _fail_open(self) -> bool:
-        return self.capture.decide().fail_open
 
     # --- the control socket
 
@@ -438,9 +305,9 @@ class Agent:
 
     async def _known(self) -> Known:
         try:
-            callers = await self.capture.callers()
+            listing = await asyncio.to_thread(self.guard.listing)
         except MeshagentError:
-            callers = ()  # the guard is away: its condition says so
+            listing = None  # the guard is away: its condition says so
         saved = self.cache.saved_at.value
         return Known(
             enrolment=self.enrolment,
@@ -453,7 +320,8 @@ class Agent:
             services=self.declared.services.value,
             health=self.derived.health.value,
             announced=self.announcer.result.value,
-            callers=callers,
+            callers=verify.callers(listing),
+            around_proxy=verify.around_proxy(listing),
             conditions=self.tracker.conditions(),
             config_age=(self.clock.now() - saved).total_seconds() if saved else None,
             now=self.clock.now(),
@@ -484,11 +352,3 @@ def _require_footprint(paths: Paths) -> Footprint:
 
 def _report_failure(name: str, error: Exception, retry_in: float) -> None:
     log.error("a part of the agent failed and starts again", part=name, retry_in=round(retry_in, 2), exc_info=error)
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from meshagent.machine import rtnetlink
+from meshagent.machine import pyroute, rtnetlink
 from meshagent.machine.rtnetlink import MAIN_TABLE, Route, Rule
 from meshagent.model.address import IPAddress, parse_ip
 from meshagent.model.errors import MeshagentError
@@ -171,8 +171,7 @@ def _remove_rule(rule: Rule) -> None:
 
 
 def _with_netlink(doing: str, ask: Callable[[Any], T]) -> T:
-    from pyroute2 import IPRoute  # 14 MB and 0.1 s: only where it is used
-    from pyroute2.netlink.exceptions import NetlinkError
+    IPRoute, NetlinkError = pyroute.iproute(), pyroute.netlink_error()  # noqa: N806  # they are classes
 
     def talk() -> T:
         with IPRoute() as ip:

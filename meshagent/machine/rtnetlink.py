@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
+from meshagent.machine import pyroute
 from meshagent.model.address import IPNetwork
 from meshagent.model.errors import MeshagentError
 from meshagent.model.marks import ROUTE_PROTOCOL
@@ -84,7 +85,7 @@ def read_routes(ip: Any) -> list[Route]:
 
 def present(call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
     """Make the call; True when the kernel says that such a thing exists already."""
-    from pyroute2.netlink.exceptions import NetlinkError
+    NetlinkError = pyroute.netlink_error()  # noqa: N806  # it is a class
 
     try:
         call(*args, **kwargs)
@@ -147,7 +148,7 @@ def family(version: int) -> int:
 
 
 def absent_is_fine(call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    from pyroute2.netlink.exceptions import NetlinkError
+    NetlinkError = pyroute.netlink_error()  # noqa: N806  # it is a class
 
     try:
         call(*args, **kwargs)

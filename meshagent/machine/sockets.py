@@ -12,7 +12,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from meshagent.machine import process
+from meshagent.machine import process, pyroute
 from meshagent.machine.facts import init_system
 from meshagent.machine.netlink import off_loop
 from meshagent.model.address import IPAddress
@@ -120,9 +120,7 @@ def _ports_of_units(units: Iterable[str]) -> set[int]:
 
 def _sockets(states: int) -> list[Any]:
     def ask() -> list[Any]:
-        from pyroute2 import DiagSocket  # 14 MB: only where sockets are looked at
-
-        with DiagSocket() as diag:
+        with pyroute.diag_socket()() as diag:
             diag.bind()
             families = (socket.AF_INET, socket.AF_INET6)
             return [row for family in families for row in diag.get_sock_stats(family=family, states=states)]

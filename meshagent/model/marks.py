@@ -11,7 +11,7 @@ AGENT_MARK = 0x6D610002
 #: saved as ct mark so that the application's answers come back to the proxy.
 CLIENT_SOURCE_MARK = 0x6D610001
 
-#: SO_MARK of all other upstream sockets of the proxy (set in its bootstrap). The conntrack zone goes by mark, not by uid:
+#: SO_MARK of all other upstream sockets of the proxy (set in its bootstrap). The conntrack zone goes by mark, not uid:
 #: once Envoy has closed a socket, what still waits in its send buffer has no owner, `meta skuid` no longer matches,
 #: the packet looks new in the wrong zone and is dropped (measured: 113 KB of 1.5 MB arrived); the mark stays.
 PROXY_MARK = 0x6D610003

@@ -15,8 +15,8 @@ import structlog
 
 from meshagent.model.errors import MeshagentError
 from meshagent.transport import unix
-from meshagent.transport.listener import Peer
 from meshagent.transport.methods import Method, serialize
+from meshagent.transport.peer import Peer
 
 #: gRPC's own "connection" address -> who is there, or None to refuse the call.
 PeerOf = Callable[[str], Peer | None]

@@ -7,69 +7,27 @@ each connection, so a rotated certificate or root counts from the next one on.
 """
 
 import asyncio
-import contextlib
 import errno
-import functools
 import os
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshagent.model.address import HostPort
 from meshagent.model.errors import MeshagentError
 from meshagent.transport.front_limits import Limits, SourceRate
+from meshagent.transport.peer import Peer
 from meshagent.transport.pipe import Pipe
 
 #: A loopback port is not used again for this long, so that a call of its last owner which gRPC has not dispatched
 #: yet can never be taken for the next owner's.
 _QUARANTINE = 30.0
 _LOOPBACK = "127.0.0.1"
-_LOCAL = "unix"
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Who is at the other end. ``certificate`` is DER and verified against the front's roots, None = none shown."""
-
-    address: str
-    certificate: bytes | None = None
-
-    @classmethod
-    def local(cls) -> "Peer":
-        """A process of this host on a Unix socket."""
-        return cls(_LOCAL)
-
-    @functools.cached_property
-    def _parsed(self) -> x509.Certificate | None:
-        return x509.load_der_x509_certificate(self.certificate) if self.certificate else None
-
-    @property
-    def serial(self) -> str:
-        """The certificate's serial number, lower-case hex without leading zeros; '' without a certificate."""
-        return f"{self._parsed.serial_number:x}" if self._parsed else ""
-
-    @property
-    def certificate_pem(self) -> str:
-        """The certificate as PEM; '' without one."""
-        return self._parsed.public_bytes(Encoding.PEM).decode() if self._parsed else ""
-
-    @property
-    def uris(self) -> tuple[str, ...]:
-        """URI SANs (SPIFFE IDs)."""
-        if self._parsed is None:
-            return ()
-        with contextlib.suppress(x509.ExtensionNotFound, ValueError):
-            names = self._parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
-        return ()
 
 
 def server_context(*, chain_pem: str, key_pem: bytes, roots_pem: str) -> ssl.SSLContext:

@@ -32,6 +32,7 @@ class Known:
     health: Mapping[str, ServiceHealth]
     announced: AnnouncementResult | None
     callers: tuple[Caller, ...]
+    around_proxy: int
     conditions: tuple[Condition, ...]
     config_age: float | None
     now: datetime
@@ -49,7 +50,7 @@ def build_status(known: Known) -> dict[str, Any]:
             "renew_at": rfc3339(known.renew_at),
         },
         "control_plane": _control_plane(known),
-        "capture": _capture(known.capture),
+        "capture": {**_capture(known.capture), "around_proxy": known.around_proxy},
         "proxy": {
             "pid": known.proxy.pid or None,
             "version": known.proxy.version,

@@ -4,7 +4,6 @@ Building is a pure function; ``Announcer`` calls it whenever one of its sources 
 result. The stream to the control plane numbers and sends it.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ from meshagent.model.condition import Condition
 from meshagent.model.posture import Posture
 from meshagent.model.service import DeclaredService, ServiceHealth
 from meshagent.protocol.announce import Announced, AnnouncedCondition, AnnouncedService
-from meshagent.runtime.latest import Latest
+from meshagent.runtime.latest import Latest, any_newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +95,7 @@ class Announcer:
         while True:
             versions = [source.version for source in sources]
             self.refresh()
-            waits = [asyncio.ensure_future(s.newer(v)) for s, v in zip(sources, versions, strict=True)]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+            await any_newer(sources, versions)
 
     def refresh(self) -> None:
         """Publish what is to be said now; a host that has lost its last address says nothing new."""

@@ -14,7 +14,7 @@ from meshagent.agent.services.target import Listening, Target, Where, decide_tar
 from meshagent.model.address import IPAddress
 from meshagent.model.errors import MeshagentError
 from meshagent.model.service import DeclaredService
-from meshagent.runtime.latest import Latest
+from meshagent.runtime.latest import Latest, any_newer
 
 log = structlog.get_logger()
 
@@ -62,16 +62,5 @@ class Locator:
             except MeshagentError as error:  # what was known stays; the next look is seconds away
                 log.warning("listening sockets could not be read", why=error.message)
             waiting = any(target.where is Where.NOWHERE for target in self.targets.value.values())
-            news = [
-                asyncio.ensure_future(self._services.newer(services)),
-                asyncio.ensure_future(self._addresses.newer(addresses)),
-            ]
-            try:
-                await asyncio.wait(
-                    news,
-                    timeout=STARTING_SECONDS if waiting else SETTLED_SECONDS,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                for one in news:
-                    one.cancel()
+            pause = STARTING_SECONDS if waiting else SETTLED_SECONDS
+            await any_newer((self._services, self._addresses), (services, addresses), pause)

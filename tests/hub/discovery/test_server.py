@@ -19,7 +19,7 @@ from meshagent.protocol.types import CDS, EDS
 from meshagent.runtime.clock import SystemClock
 from meshagent.runtime.latest import Latest
 from meshagent.transport.grpc_server import Call, RefusedCallError
-from meshagent.transport.listener import Peer
+from meshagent.transport.peer import Peer
 from tests.hub.snapshot.meshes import MESH, MYSQL, WEB
 
 CALLER = Caller("web", "default", "web")

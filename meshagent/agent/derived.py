@@ -1,0 +1,125 @@
+"""Values made from others: the posture in force, how names are answered, how services are, what the host is.
+
+Recomputed whenever a source changed; all of it is cheap and pure, and a value that stays equal wakes nobody.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshagent import __version__
+from meshagent.agent.capture.status import CaptureStatus
+from meshagent.agent.envoy.process import ProxyState
+from meshagent.agent.here import Here
+from meshagent.agent.identity.keystore import Enrolment
+from meshagent.agent.names.resolver import DnsPlan, ResolverFacts
+from meshagent.agent.names.resolver import decide as decide_dns
+from meshagent.agent.names.table import NameIndex, build_index
+from meshagent.agent.services.announce import HostFacts as HostDescription
+from meshagent.config.settings import AgentConfig, CaptureConfig, DnsMode, Ipv6Mode
+from meshagent.model.names import NameTable
+from meshagent.model.posture import Posture
+from meshagent.model.service import ServiceHealth
+from meshagent.runtime.latest import Latest, any_newer
+
+PROXY_NOT_READY = ServiceHealth(False, "the proxy is not ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the values are made from. ``names_served``: the agent's resolver has its sockets."""
+
+    config: Latest[AgentConfig]
+    here: Here
+    names: Latest[NameTable]
+    health: Latest[Mapping[str, ServiceHealth]]
+    proxy: Latest[ProxyState]
+    capture: Latest[CaptureStatus]
+    names_served: Latest[bool]
+
+    def all(self) -> tuple[Latest[Any], ...]:
+        here = self.here
+        followed = (self.config, here.conf, here.addresses, here.facts)
+        return (*followed, self.names, self.health, self.proxy, self.capture, self.names_served)
+
+
+class Derived:
+    """The values; ``connect`` says what they are made from, ``run`` keeps them."""
+
+    def __init__(self, enrolment: Enrolment, config: AgentConfig) -> None:
+        self.posture: Latest[Posture] = Latest(config.posture)
+        self.capture_config: Latest[CaptureConfig] = Latest(config.capture)
+        self.dns: Latest[DnsPlan] = Latest(DnsPlan(DnsMode.OFF))
+        self.capture_dns: Latest[bool] = Latest(False)
+        self.names: Latest[NameIndex] = Latest(NameIndex(enrolment.zone))
+        self.health: Latest[Mapping[str, ServiceHealth]] = Latest({})
+        self.host: Latest[HostDescription] = Latest(HostDescription())
+        self._enrolment = enrolment
+        self._sources: Sources | None = None
+
+    def connect(self, sources: Sources) -> None:
+        """The parts exist now; they were made with these values in hand."""
+        self._sources = sources
+
+    async def run(self) -> None:
+        """Recompute whenever a source changed, until cancelled."""
+        values = self._known.all()
+        while True:
+            versions = [value.version for value in values]
+            self.refresh()
+            await any_newer(values, versions)
+
+    def refresh(self) -> None:
+        """Recompute everything now."""
+        config = self._known.config.value
+        self.posture.set(self._posture(config))
+        self.capture_config.set(config.capture)
+        self.refresh_names()
+        self.health.set(self._health())
+        self.host.set(self._description(config))
+
+    def refresh_names(self) -> None:
+        """How a query reaches us, and what we answer."""
+        config, here = self._known.config.value, self._known.here
+        plan = decide_dns(config.dns.mode, self.posture.value, ResolverFacts(here.conf.value))
+        self.dns.set(plan)
+        self.capture_dns.set(plan.mode is DnsMode.CAPTURE and self._known.names_served.value)
+        index = build_index(
+            self._known.names.value,
+            namespace=self._enrolment.namespace,
+            zone=self._enrolment.zone,
+            families=self._families(config),
+        )
+        self.names.set(index)
+
+    @property
+    def _known(self) -> Sources:
+        assert self._sources is not None, "connect comes first"
+        return self._sources
+
+    def _posture(self, config: AgentConfig) -> Posture:
+        """What was rolled back is not in force, whatever agent.yaml says, until a person decides anew."""
+        return Posture.OBSERVE if self._known.capture.value.rolled_back else config.posture
+
+    def _families(self, config: AgentConfig) -> frozenset[int]:
+        """4 and 6, those of which a program here can use an address of the mesh."""
+        facts = self._known.here.facts.value
+        own = {ip.version for ip in facts.own_addresses if not ip.is_loopback and not ip.is_link_local}
+        captured = facts.ipv6_usable and config.capture.ipv6 in (Ipv6Mode.AUTO, Ipv6Mode.CAPTURE)
+        return frozenset(own if captured else own - {6})
+
+    def _health(self) -> Mapping[str, ServiceHealth]:
+        """A service that the mesh reaches through our proxy is as well as the proxy."""
+        health = self._known.health.value
+        return health if self._known.proxy.value.ready else dict.fromkeys(health, PROXY_NOT_READY)
+
+    def _description(self, config: AgentConfig) -> HostDescription:
+        here = self._known.here
+        return HostDescription(
+            boot_id=here.boot_id,
+            addresses=here.addresses.value,
+            posture=self.posture.value,
+            locality=config.locality,
+            agent_version=__version__,
+            envoy_version=self._known.proxy.value.version,
+        )
