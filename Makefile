@@ -1,7 +1,7 @@
 # Two commands set up everything on a fresh machine, as root: `make demo` and `make test`.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test check lint unit lab test-long bench protos clean
+.PHONY: help demo test test-long bench protos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -13,7 +13,10 @@ test: ## every test (ARGS="-k capture"): static checks, unit tests and tests in 
 	@env=$$(packaging/dev/setup test); eval "$$env"; tests/run $(ARGS)
 
 test-long: ## minutes, not seconds: long durations and cold builds
-	@env=$$(packaging/dev/setup test); eval "$$env"; python -m pytest -m long $(ARGS)
+	@env=$$(packaging/dev/setup test); eval "$$env"; MESHAGENT_TEST_LONG=1 python -m pytest -m long $(ARGS)
+
+bench: ## what it costs: writes the table in docs/performance.md (ARGS="--quick" to see that it runs)
+	@env=$$(packaging/dev/setup bench); eval "$$env"; python -m tests.bench $(ARGS)
 
 protos: ## generate meshagent/protocol/pb again from the .proto files
 	@env=$$(packaging/dev/setup test); eval "$$env"; python packaging/dev/protos.py
