@@ -14,12 +14,12 @@ from typing import Any
 
 from meshagent import __version__
 from meshagent.agent import footprint as footprints
+from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.identity.keys import HostKey, build_csr, generate_host_key, generate_workload_key
 from meshagent.agent.identity.keystore import Enrolment, Keystore
 from meshagent.agent.identity.svid import identity_from_answer
 from meshagent.config.edit import set_posture
 from meshagent.machine import facts as machine_facts
-from meshagent.agent.footprint import PROXY_USER
 from meshagent.machine import netlink, state, users
 from meshagent.machine.facts import Facts
 from meshagent.machine.users import require_root

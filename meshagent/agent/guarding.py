@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from meshagent.guard.client import GuardClient, GuardUnreachableError, command
-from meshagent.machine import services
+from meshagent.machine import files, services
 from meshagent.model.paths import Paths
 
 #: A guard answers within 60 ms of its start; a loaded machine gets a hundred times that.
@@ -21,6 +21,7 @@ def ensure_guard(paths: Paths) -> GuardClient:
     if _answers(client):
         return client
     argv = command(paths.root)
+    files.make_dir(paths.run, mode=0o755)  # an agent that never ran on this host has not made it
     services.start_detached(argv, log=paths.guard_log, env=_environment())
     deadline = time.monotonic() + START_PATIENCE
     while not _answers(client):

@@ -15,23 +15,20 @@ from typing import Any
 from meshagent.agent import footprint as footprints
 from meshagent.agent.capture.intent import HostFacts, Wishes, decide
 from meshagent.agent.capture.nft import render
-from meshagent.agent.envoy import process as envoy
+from meshagent.agent.drain import end_proxy
+from meshagent.agent.farewell import stop_agent, tell_hub
 from meshagent.agent.footprint import PROXY_USER, Footprint
 from meshagent.agent.guarding import ensure_guard
 from meshagent.agent.identity.keystore import Keystore
 from meshagent.guard.client import GuardClient
-from meshagent.machine import facts as machine_facts
 from meshagent.machine import files, netlink, process, users
 from meshagent.machine.users import require_root
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from meshagent.model.posture import Posture
-from meshagent.runtime.waiting import until
-from meshagent.transport.local import call
 
 #: ``--wait`` waits this long at most: a month, so that a forgotten one ends at all.
 WAIT_SECONDS = 30 * 86400
-STOP_PATIENCE = 10.0
 
 
 @dataclass
@@ -51,16 +48,18 @@ async def leave_mesh(
     keystore = Keystore(paths.state)
     footprint = footprints.load(paths)
     if not keystore.enrolled and footprint is None:
+        footprints.forget_torn_start(paths)
         return {"was_enrolled": False, "removed": [], "closed": [], "warnings": []}
     report = Report()
     progress("saying goodbye to the mesh")
-    await _stop_agent(paths, keystore, report)
+    await _say_goodbye(paths, keystore, report)
     guard = await asyncio.to_thread(ensure_guard, paths) if footprint else None
     if guard is not None and footprint is not None and footprint.uid > 0:
         progress("capturing nothing new")
         await asyncio.to_thread(_stop_capturing, guard, footprint.uid)
     progress("letting connections through the proxy finish")
-    if await envoy.end(paths, grace=WAIT_SECONDS if drain is None else drain):
+    was_running, report.closed = await end_proxy(paths, WAIT_SECONDS if drain is None else drain)
+    if was_running:
         report.removed.append("proxy")
     if guard is not None:
         await asyncio.to_thread(_give_back_network, guard, paths, report)
@@ -68,19 +67,13 @@ async def leave_mesh(
     return {"was_enrolled": True, **vars(report)}
 
 
-async def _stop_agent(paths: Paths, keystore: Keystore, report: Report) -> None:
-    """The daemon says goodbye to the hub and ends; a daemon that is down can't, so the hub is told by its lease."""
-    try:
-        answer = await asyncio.to_thread(call, paths.control_socket, "leave", {}, timeout=STOP_PATIENCE)
-    except (FileNotFoundError, ConnectionError, MeshagentError):
+async def _say_goodbye(paths: Paths, keystore: Keystore, report: Report) -> None:
+    """By the daemon, else by us; a hub that is away learns it from an operator."""
+    ran, told = await stop_agent(paths)
+    if ran:
+        report.removed.append("agent")
+    if not told and not await tell_hub(keystore):
         _warn_undelivered(keystore, report)
-        return
-    if not answer["goodbye"]:
-        _warn_undelivered(keystore, report)
-    if machine_facts.init_system() == "systemd" and str(paths.root) == "/":
-        await process.run_async(["systemctl", "disable", "--now", "meshagent.service"], check=False)
-    await until(lambda: not paths.control_socket.exists(), STOP_PATIENCE, "the agent to end")
-    report.removed.append("agent")
 
 
 def _warn_undelivered(keystore: Keystore, report: Report) -> None:
@@ -107,31 +100,35 @@ def _give_back_network(guard: GuardClient, paths: Paths, report: Report) -> None
 def _give_back_files(
     paths: Paths, keystore: Keystore, footprint: Footprint | None, purge: bool, report: Report
 ) -> None:
-    """Run-time files, users, then keys and state; the enrolment goes with the state, last."""
+    """Run-time files, users, then keys and state; the record of what to give back goes last of all."""
     files.remove_tree(paths.run)
     if purge:
         files.remove_tree(paths.etc)
     if footprint is not None and footprint.user_created:
         _remove_user(footprint, report)
-    keystore.wipe()
-    files.remove_tree(paths.state, wiped=True)
-    report.removed.append("keys and state")
     for directory in reversed(footprint.directories if footprint else ()):
-        with contextlib.suppress(OSError):  # not empty: somebody put something there, it stays
+        with contextlib.suppress(OSError):  # not empty: it holds our state, or somebody put something there
             Path(directory).rmdir()
+    keystore.wipe()
+    footprints.disappear(paths, footprint)
+    report.removed.append("keys and state")
     if paths.etc.exists():
         report.warnings.append(f"{paths.etc} is yours and stays; leave --purge removes it")
 
 
 def _remove_user(footprint: Footprint, report: Report) -> None:
-    """Only the user that enrolling made, and only while no other root's proxy runs as it."""
-    if any(_runs_as(pid, footprint.uid) for pid in process.pids()):
+    """Only the user that enrolling made, and only while no other root's proxy runs as it.
+
+    Without a number on record enrolling was interrupted right after it made the user.
+    """
+    found = users.find_user(PROXY_USER)
+    if found is None or footprint.uid not in (found.uid, -1):
+        return
+    if any(_runs_as(pid, found.uid) for pid in process.pids()):
         report.warnings.append(f"user {PROXY_USER} stays: processes of another root run as it")
         return
-    found = users.find_user(PROXY_USER)
-    if found is not None and found.uid == footprint.uid:
-        users.remove_user(PROXY_USER)
-        report.removed.append(f"user {PROXY_USER}")
+    users.remove_user(PROXY_USER)
+    report.removed.append(f"user {PROXY_USER}")
 
 
 def _runs_as(pid: int, uid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
@@ -48,7 +49,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any]) -> dic
         "spared": [{"port": s.port, "reason": s.reason} for s in intent.spared],
         "connections": list(_connections(intent, sockets.connections())),
         "warnings": list(_warnings(intent, services, listening)),
-        "changes": list(_changes(paths, intent, account is None)),
+        "changes": list(_changes(paths, intent, account is None, running=bool(live))),
     }
 
 
@@ -130,16 +131,19 @@ def _warnings(intent: Intent, services: tuple[DeclaredService, ...], listening: 
 
 
 def _is_proxy(listener: Listener) -> bool:
-    return any(owner.name.startswith("envoy") for owner in listener.owners)
+    """Executed by descriptor, an Envoy's name is a number; its executable says what it is."""
+    return any(Path(owner.exe).name.startswith("envoy") for owner in listener.owners)
 
 
-def _changes(paths: Paths, intent: Intent, new_user: bool) -> Iterable[str]:
+def _changes(paths: Paths, intent: Intent, new_user: bool, *, running: bool) -> Iterable[str]:
     for directory in (paths.state, paths.run):
         if not directory.exists():
             yield f"creates {directory}"
     if new_user:
         yield f"creates the system user {PROXY_USER}, which the proxy runs as"
-    if render(intent).table:
+    if running and render(intent).table:
+        yield "replaces table inet meshagent by the rules below, in one transaction"
+    elif render(intent).table:
         yield "loads table inet meshagent (the rules below) and table inet meshagent_anchor"
         yield "adds routes for virtual addresses and one ip rule with its routing table 28001"
         yield f"opens port {HBONE} for mesh peers (mutual TLS)"

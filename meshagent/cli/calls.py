@@ -6,7 +6,7 @@ from typing import Any
 from meshagent.cli.context import settings
 from meshagent.model.errors import ExitCode, MeshagentError, NotEnrolledError
 from meshagent.model.paths import Paths
-from meshagent.transport.local import call
+from meshagent.transport.local import MAX_HUB_REQUEST, MAX_REQUEST, call
 
 
 def enrolled(paths: Paths) -> bool:
@@ -30,7 +30,7 @@ def call_agent(method: str, timeout: float = 10.0, **params: object) -> dict[str
         hint=start_hint(paths),
         exit_code=ExitCode.UNHEALTHY,
     )
-    return _call(paths.control_socket, method, params, timeout, down)
+    return _call(paths.control_socket, method, params, timeout, MAX_REQUEST, down)
 
 
 def call_hub(method: str, timeout: float = 30.0, **params: object) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def call_hub(method: str, timeout: float = 30.0, **params: object) -> dict[str, 
         f"no hub answers on {paths.hub_socket}",
         hint="start one with: meshagent hub run; as root or a member of group meshagent, on the hub's machine",
     )
-    return _call(paths.hub_socket, method, params, timeout, down)
+    return _call(paths.hub_socket, method, params, timeout, MAX_HUB_REQUEST, down)
 
 
 def start_hint(paths: Paths) -> str:
@@ -52,9 +52,11 @@ def start_hint(paths: Paths) -> str:
     return f"start it with: meshagent{root} run"
 
 
-def _call(socket: Path, method: str, params: dict[str, object], timeout: float, down: MeshagentError) -> dict[str, Any]:
+def _call(
+    socket: Path, method: str, params: dict[str, object], timeout: float, limit: int, down: MeshagentError
+) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = call(socket, method, params, timeout=timeout)
+        result: dict[str, Any] = call(socket, method, params, timeout=timeout, limit=limit)
         return result
     except (FileNotFoundError, ConnectionError):
         raise down from None

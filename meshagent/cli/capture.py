@@ -23,10 +23,10 @@ def show() -> None:
         emit(answer)
         return
     click.echo(answer["ruleset"].rstrip() or "no rules of ours are in the kernel")
-    rows = [(c["reason"], c["packets"], c["bytes"]) for c in answer["counters"]]
+    rows = [(c["chain"], c["reason"], c["packets"]) for c in answer["counters"]]
     if rows:
         click.echo()
-        render.table(("RULE", "PACKETS", "BYTES"), rows)
+        render.table(("CHAIN", "RULE", "PACKETS"), rows)
 
 
 @capture.command(epilog="Example: meshagent capture verify")

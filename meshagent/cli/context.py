@@ -83,6 +83,14 @@ def emit(data: object) -> None:
     click.echo(json.dumps(data, ensure_ascii=False))
 
 
+def say(answer: object, line: str) -> None:
+    """The answer for programs, one line for people."""
+    if settings().json:
+        emit(answer)
+    else:
+        click.echo(line)
+
+
 def report(error: MeshagentError, as_json: bool) -> ExitCode:
     """The error on stderr, in the shape of the contract; returns the exit code."""
     if as_json:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +65,8 @@ def enroll(
 
 def read_token(given: str | None) -> str:
     """The token text from where it was said to be; never echoed. Raises ``UsageError`` when there is none."""
-    if given == "-":
-        text = sys.stdin.read(MAX_TOKEN)
-    elif given and given.startswith("file:"):
-        try:
-            with Path(given.removeprefix("file:")).open(encoding="ascii", errors="replace") as file:
-                text = file.read(MAX_TOKEN)
-        except OSError as error:
-            raise UsageError(
-                "no-token", f"cannot read the token: {error}", hint="give file:PATH, - or the token"
-            ) from None
+    if given == "-" or (given and given.startswith("file:")):
+        text = _read_token(given.removeprefix("file:"))
     else:
         text = given or os.environ.get("MESHAGENT_TOKEN", "")
     if not text.strip():
@@ -83,6 +74,16 @@ def read_token(given: str | None) -> str:
             "no-token", "no token given", hint="make one on the hub: meshagent hub token create --service-account NAME"
         )
     return text.strip()
+
+
+def _read_token(where: str) -> str:
+    """Bounded; ``-`` is standard input. Bytes that no token holds make it a bad token, not an error of reading."""
+    try:
+        with open(0, "rb", closefd=False) if where == "-" else Path(where).open("rb") as file:
+            return file.read(MAX_TOKEN).decode("ascii", errors="replace")
+    except OSError as error:
+        hint = "give file:PATH, - for standard input, or the token"
+        raise UsageError("no-token", f"cannot read the token from {where}: {error.strerror}", hint=hint) from None
 
 
 def _summary(answer: dict[str, Any], start: str) -> None:

@@ -1,9 +1,10 @@
 """Names the commands and turns every way to end into an exit code of the contract."""
 
+import errno
 import importlib
+import itertools
 import os
 import sys
-import traceback
 from typing import Any
 
 import click
@@ -60,41 +61,51 @@ def run(argv: list[str]) -> int:
     chosen = Settings()
     try:
         result: Any = root.main(args=argv, prog_name="meshagent", standalone_mode=False, obj=chosen)
+        sys.stdout.flush()  # here, where a full disk is still an error with a name
         return int(result) if isinstance(result, int) else ExitCode.OK
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
     except click.ClickException as error:
-        return report(_usage(error), chosen.json)
+        return report(_usage(error), chosen.json or _asks_for_json(argv))
     except (click.Abort, KeyboardInterrupt):
-        click.echo("meshagent: interrupted", err=True)
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError as error:
-        return _broken_pipe(error, chosen)
+        return report(MeshagentError("interrupted", "interrupted", exit_code=ExitCode.INTERRUPTED), chosen.json)
+    except BrokenPipeError:
+        # The reader (head, less) went away: no more output is wanted, also none from the interpreter's own flush.
+        _discard_output()
+        return ExitCode.FAILED
     except MeshagentError as error:
         _show_traceback()
         return report(error, chosen.json)
     except Exception as error:  # the last line of defence: a person never sees a traceback
         _show_traceback()
-        hint = "run it again with MESHAGENT_DEBUG=1 and report what it prints"
-        return report(
-            MeshagentError("internal", f"unexpected: {type(error).__name__}: {error}", hint=hint), chosen.json
-        )
+        return report(_unexpected(error), chosen.json)
 
 
-def _broken_pipe(error: BrokenPipeError, chosen: Settings) -> int:
-    """The reader of our output (head, less) went away: then no more output is wanted. Any other pipe is a failure."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # also none from the interpreter's own flush
-        return ExitCode.FAILED
-    _show_traceback()
-    return report(MeshagentError("internal", f"unexpected: {error}"), chosen.json)
+def _asks_for_json(argv: list[str]) -> bool:
+    """A wrong option ends the parsing before ``-o json`` after it was seen; who wrote it still wants it."""
+    words = " ".join(argv).replace("=", " ").split()
+    chosen = [after for word, after in itertools.pairwise(words) if word in ("-o", "--output")]
+    return "-ojson" in words or chosen[-1:] == ["json"]
+
+
+def _unexpected(error: Exception) -> MeshagentError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        _discard_output()  # files of ours report a full disk themselves, with their name: this was stdout
+        return MeshagentError("no-output", f"could not write the answer: {error.strerror}", hint="free some space")
+    name = type(error).__name__
+    hint = "run it again with MESHAGENT_DEBUG=1 and report what it prints"
+    return MeshagentError("internal", f"unexpected: {name}: {' '.join(str(error).split())}", hint=hint)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _show_traceback() -> None:
     if os.environ.get("MESHAGENT_DEBUG"):
+        import traceback
+
         traceback.print_exc()
 
 

@@ -1,17 +1,23 @@
 """Draws tables and lines for people. rich is imported here and only when something is drawn."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_UNFOLDED = 10_000
+
 
 def console() -> "Console":
-    """A console on stdout: colour only on a terminal, NO_COLOR honoured (rich does both)."""
+    """A console on stdout: colour only on a terminal, NO_COLOR honoured (rich does both).
+
+    Into a pipe or file lines are as long as they need to be: whoever cuts columns there wants whole rows.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _UNFOLDED)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "none") -> None:

@@ -7,7 +7,6 @@ bound. The administrators' socket opens last, so whoever gets an answer there kn
 import asyncio
 import contextlib
 import grp
-import signal
 
 import structlog
 
@@ -31,10 +30,12 @@ from meshagent.hub.store.sqlite import SqliteStore, open_store
 from meshagent.machine.files import make_dir
 from meshagent.machine.notify import notify
 from meshagent.runtime.clock import Clock, SystemClock
+from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.ads_server import AdsServer
 from meshagent.transport.grpc_server import Handler, add_methods, bind_loopback, new_server
 from meshagent.transport.listener import TlsFront
+from meshagent.transport.local import MAX_HUB_REQUEST
 from meshagent.transport.local_server import LocalServer
 from meshagent.transport.unix import Access, refuse_if_live
 
@@ -54,7 +55,7 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
     Raises ``MeshagentError`` when it can't start; then nothing is left listening.
     """
     clock = clock or SystemClock()
-    stop = stop or _stop_on_signals()
+    stop = stop or stop_on_signals()
     async with contextlib.AsyncExitStack() as down:
         refuse_if_live(settings.paths.hub_socket)  # a second hub on this root stops here, before it touches anything
         make_dir(settings.paths.hub_state, mode=0o700)
@@ -79,7 +80,9 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
         front = await _listen(settings, tls, handlers, down)
         resources = Resources(store, clock, registry, settings.root_namespace)
         listen = tuple(str(address) for address in front.addresses)
-        admin = Admin(store, clock, registry, signer, resources, str(settings.advertise), listen, __version__)
+        admin = Admin(
+            store, clock, registry, signer, resources, rejections.of, str(settings.advertise), listen, __version__
+        )
         await _open_socket(settings, admin, down)
         log.info("hub-ready", listen=listen, advertise=str(settings.advertise))
         notify("READY=1", f"STATUS=serving {settings.trust_domain} at {settings.advertise}")
@@ -116,7 +119,7 @@ async def _listen(
 
 
 async def _open_socket(settings: HubSettings, admin: Admin, down: contextlib.AsyncExitStack) -> None:
-    local = LocalServer(settings.paths.hub_socket, admin.methods(), _access())
+    local = LocalServer(settings.paths.hub_socket, admin.methods(), _access(), MAX_HUB_REQUEST)
     await local.start()
     down.push_async_callback(local.close)
 
@@ -139,11 +142,3 @@ def _caller_of(store: Store) -> CallerOf:
 
 def _task_failed(name: str, error: Exception, retry_in: float) -> None:
     log.error("hub-task-failed", task=name, retry_in=round(retry_in, 1), exc_info=error)
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop

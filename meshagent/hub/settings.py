@@ -59,7 +59,7 @@ class HubSettings:
                 )
         if not is_label(root_namespace):
             raise UsageError("bad-name", f"--root-namespace {root_namespace[:80]!r} is not a DNS label")
-        where = _listen(listen)
+        where, database = _listen(listen), _database(store)
         return cls(
             paths=paths,
             listen=where,
@@ -67,7 +67,7 @@ class HubSettings:
             trust_domain=trust_domain,
             zone=zone,
             root_namespace=root_namespace,
-            database=_database(store),
+            database=database,
             grace=grace,
         )
 

@@ -2,7 +2,7 @@
 
 Request ``{"id": 1, "method": "status", "params": {}}``; answer ``{"id": 1, "result": …}`` or
 ``{"id": 1, "error": {"code", "message", "hint", "exit"}}``. A stream of results carries ``"more": true`` in each
-and ends with an answer without it. Bounds: 1 MiB for a request, 32 MiB for an answer.
+and ends with an answer without it. Bounds: 1 MiB for a request (the hub's socket takes 4), 32 MiB for an answer.
 """
 
 import json
@@ -15,19 +15,28 @@ from typing import Any
 from meshagent.model.errors import ExitCode, MeshagentError
 
 MAX_REQUEST = 1 << 20
+#: 1 MiB of YAML, each character of which JSON may write as an escape.
+MAX_HUB_REQUEST = 4 << 20
 MAX_ANSWER = 32 << 20
 _CHUNK = 1 << 16
 
 
-def call(path: Path | str, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0) -> Any:
-    """Call ``method`` and return its result; ``timeout`` in seconds covers everything.
+def call(
+    path: Path | str,
+    method: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    timeout: float = 10.0,
+    limit: int = MAX_REQUEST,
+) -> Any:
+    """Call ``method`` and return its result; ``timeout`` in seconds covers everything, ``limit`` is the server's.
 
     Raises what ``connect`` raises (``FileNotFoundError``, ``ConnectionError``, ``PermissionError``) when nobody can
     be reached, and ``MeshagentError``: the other end's own, ``no-answer`` after the timeout, ``bad-answer``.
     """
     deadline = time.monotonic() + timeout
     with _connect(path, timeout) as connection:
-        lines = _exchange(connection, method, params, deadline)
+        lines = _exchange(connection, method, params, deadline, limit)
         return _result(next(lines))[0]
 
 
@@ -61,12 +70,16 @@ def _connect(path: Path | str, timeout: float) -> socket.socket:
 
 
 def _exchange(
-    connection: socket.socket, method: str, params: Mapping[str, Any] | None, deadline: float | None
+    connection: socket.socket,
+    method: str,
+    params: Mapping[str, Any] | None,
+    deadline: float | None,
+    limit: int = MAX_REQUEST,
 ) -> Iterator[bytes]:
     """Send the request, then give the answer's lines."""
     request = json.dumps({"id": 1, "method": method, "params": params or {}}).encode() + b"\n"
-    if len(request) > MAX_REQUEST:
-        raise MeshagentError("too-big", f"the request is bigger than {MAX_REQUEST >> 20} MiB")
+    if len(request) > limit:
+        raise MeshagentError("too-big", f"the request is bigger than {limit >> 20} MiB")
     try:
         connection.sendall(request)
         yield from _lines(connection, deadline)

@@ -47,10 +47,20 @@ caller: ContextVar[Caller] = ContextVar("caller")
 
 
 class LocalServer:
-    """Serves ``methods`` at ``path``. Callers: root, our own uid, and members of ``access.gid`` where one is given."""
+    """Serves ``methods`` at ``path``. Callers: root, our own uid, and members of ``access.gid`` where one is given.
 
-    def __init__(self, path: Path, methods: Mapping[str, Method], access: unix.Access | None = None) -> None:
+    ``limit``: bytes of one request.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        methods: Mapping[str, Method],
+        access: unix.Access | None = None,
+        limit: int = MAX_REQUEST,
+    ) -> None:
         self._path = path
+        self._limit = limit
         self._methods = methods
         self._access = access or unix.Access()
         self._connections: set[asyncio.Task[None]] = set()
@@ -61,7 +71,7 @@ class LocalServer:
         """Listen. Raises ``MeshagentError`` (``already-running``) when a live process answers at the path."""
         listener = unix.listen(self._path, self._access)
         self._inode = unix.inode(self._path)
-        self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_REQUEST)
+        self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=self._limit)
 
     async def close(self) -> None:
         """Stop listening, end what is running, remove the socket if it is still ours."""

@@ -3,6 +3,7 @@
 Who may connect is the socket's file mode (root and group ``meshagent``) and the server's check of the caller.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,13 +25,17 @@ from meshagent.transport.local_server import Method, caller
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """``advertise`` is the ``HOST:PORT`` that join lines carry, ``listen`` where the TLS port really is."""
+    """``advertise`` is the ``HOST:PORT`` that join lines carry, ``listen`` where the TLS port really is.
+
+    ``refused_by`` tells what a host's Envoy or agent refuses to take now, by the host's name.
+    """
 
     store: Store
     clock: Clock
     registry: Registry
     signer: Signer
     resources: Resources
+    refused_by: Callable[[str], Iterable[shapes.Refused]]
     advertise: str
     listen: tuple[str, ...]
     version: str
@@ -170,7 +175,9 @@ class Admin:
 
     async def hosts(self, given: dict[str, Any]) -> dict[str, Any]:
         Params(given).end()
-        return {"hosts": [shapes.host(live, self.signer.trust_domain) for live in self.registry.hosts()]}
+        domain, now = self.signer.trust_domain, self.clock.now()
+        rows = [shapes.host(live, domain, now, self.refused_by(live.row.name)) for live in self.registry.hosts()]
+        return {"hosts": rows}
 
     async def host_revoke(self, given: dict[str, Any]) -> dict[str, Any]:
         """The host's certificates are worth nothing here from now on, its endpoints go, its name is free."""

@@ -3,13 +3,29 @@
 Times are RFC 3339 UTC with whole seconds; keys are stable.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from meshagent.hub.registry.assemble import LiveHost
 from meshagent.hub.state import MeshEndpoint, MeshService
 from meshagent.hub.store.rows import AuditRow, TokenRow, TokenUseRow
 from meshagent.model.identity import SpiffeId
+
+
+class Refused(Protocol):
+    """A part of the configuration that a host refused (``hub.discovery.rejections.Rejection``)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def resource(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def since(self) -> datetime: ...
 
 
 def time_text(at: datetime) -> str:
@@ -44,8 +60,8 @@ def _token_state(row: TokenRow, uses: tuple[TokenUseRow, ...], now: datetime) ->
     return "expired" if now >= row.expires else "valid"
 
 
-def host(live: LiveHost, trust_domain: str) -> dict[str, Any]:
-    """One line of ``hub hosts``."""
+def host(live: LiveHost, trust_domain: str, now: datetime, refused: Iterable[Refused] = ()) -> dict[str, Any]:
+    """One line of ``hub hosts``; who is connected is seen now."""
     said = live.announced
     return {
         "name": live.row.name,
@@ -54,7 +70,7 @@ def host(live: LiveHost, trust_domain: str) -> dict[str, Any]:
         "addresses": [str(address) for address in live.addresses],
         "connected": live.connected,
         "stale": live.stale,
-        "last_seen": time_text(live.row.last_seen),
+        "last_seen": time_text(now if live.connected else live.row.last_seen),
         "enrolled_at": time_text(live.row.created),
         "agent_version": live.row.agent_version,
         "envoy_version": said.envoy_version if said else "",
@@ -63,6 +79,16 @@ def host(live: LiveHost, trust_domain: str) -> dict[str, Any]:
         "services": [s.declared.name for s in live.accepted],
         "conditions": [
             {"code": c.code, "severity": c.severity, "text": c.text} for c in (said.conditions if said else ())
+        ],
+        "rejections": [
+            {
+                "kind": r.kind,
+                "resource": r.resource,
+                "version": r.version,
+                "reason": r.reason,
+                "since": time_text(r.since),
+            }
+            for r in refused
         ],
     }
 
