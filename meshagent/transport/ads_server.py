@@ -6,7 +6,7 @@ flow control, so a slow client costs one response in memory, not a queue.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import grpc
@@ -52,6 +52,13 @@ class AdsSession(Protocol):
 
 
 Ending = tuple[grpc.StatusCode, str]
+
+
+def end_streams(sessions: Iterable[AdsSession]) -> None:
+    """Before a server stops: a stream still open then is cancelled, and grpc.aio prints a traceback for each."""
+    for session in list(sessions):
+        session.ended.set((grpc.StatusCode.UNAVAILABLE, "the server stops"))
+
 
 #: (node of the first request, who calls) -> session; raises ``RefusedCallError`` or ``MeshagentError`` to refuse.
 OpenSession = Callable[[Node, Call], Awaitable[AdsSession]]

@@ -18,7 +18,7 @@ from meshagent.protocol.entry import Entry, Snapshot
 from meshagent.protocol.publisher import Verdict
 from meshagent.protocol.types import SDS
 from meshagent.runtime.latest import Latest
-from meshagent.transport.ads_server import AdsServer, Ending
+from meshagent.transport.ads_server import AdsServer, Ending, end_streams
 from meshagent.transport.grpc_server import Call, add_methods, bind_unix, local_peer, new_server
 from meshagent.transport.methods import DELTA_SECRETS
 from meshagent.transport.unix import Access, remove
@@ -56,7 +56,8 @@ class _SecretStream:
         """Whatever is asked for, there are only two."""
 
     async def close(self) -> None:
-        """Nothing is kept per stream."""
+        """The server need not end it any more."""
+        self._server.closed(self)
 
 
 class SdsServer:
@@ -73,6 +74,7 @@ class SdsServer:
         self._socket = socket
         self._access = Access(mode=0o660, uid=None if gid is None else 0, gid=gid)
         self._server = new_server()
+        self._streams: set[_SecretStream] = set()
         self._placed: tuple[int, int] | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -89,8 +91,13 @@ class SdsServer:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
-        await self._server.stop(grace=0.2)
+        end_streams(self._streams)
+        await self._server.stop(grace=1.0)
         remove(self._socket, self._placed)
+
+    def closed(self, stream: _SecretStream) -> None:
+        """That stream is over."""
+        self._streams.discard(stream)
 
     def heard(self, verdict: Verdict) -> None:
         """Envoy's word on one response. Its reason is not logged: it may quote the secret."""
@@ -104,7 +111,9 @@ class SdsServer:
 
     async def _open(self, node: Node, call: Call) -> _SecretStream:
         del node, call
-        return _SecretStream(self._snapshot, self)
+        stream = _SecretStream(self._snapshot, self)
+        self._streams.add(stream)
+        return stream
 
 
 def _version(text: str) -> str:

@@ -1,6 +1,7 @@
 """The ADS that Envoy sees: every stream of a Unix socket joined to the one relay."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from meshagent.agent.relay.relay import Relay
 from meshagent.protocol.entry import Snapshot
 from meshagent.protocol.publisher import Verdict
 from meshagent.runtime.latest import Latest
-from meshagent.transport.ads_server import AdsServer, Ending
+from meshagent.transport.ads_server import AdsServer, Ending, end_streams
 from meshagent.transport.grpc_server import Call, Stream, add_methods, bind_unix, local_peer, new_server
 from meshagent.transport.unix import Access, remove
 
@@ -19,8 +20,9 @@ from meshagent.transport.unix import Access, remove
 class _EnvoyStream:
     """One stream of Envoy (``transport.ads_server.AdsSession``)."""
 
-    def __init__(self, relay: Relay, number: int) -> None:
+    def __init__(self, relay: Relay, number: int, closed: Callable[["_EnvoyStream"], None]) -> None:
         self.ended: Latest[Ending | None] = Latest(None)
+        self._closed = closed
         self._relay = relay
         self._number = number
         relay.stream_opened(number)
@@ -36,6 +38,7 @@ class _EnvoyStream:
         """Names are derived from the configuration itself (``references``), Envoy asks for nothing else."""
 
     async def close(self) -> None:
+        self._closed(self)
         self._relay.stream_closed(self._number)
 
 
@@ -64,6 +67,7 @@ class RelayServer:
         self._socket = socket
         self._access = Access(mode=0o660, uid=None if gid is None else 0, gid=gid)
         self._numbers = itertools.count(1)
+        self._streams: set[_EnvoyStream] = set()
         self._server = new_server()
         self._placed: tuple[int, int] | None = None
 
@@ -75,7 +79,8 @@ class RelayServer:
 
     async def stop(self) -> None:
         """Envoy keeps what it has, and comes back when somebody serves here again."""
-        await self._server.stop(grace=0.2)
+        end_streams(self._streams)
+        await self._server.stop(grace=1.0)
         remove(self._socket, self._placed)
 
     def _listening(self, handler: Stream) -> Stream:
@@ -86,4 +91,6 @@ class RelayServer:
 
     async def _open(self, node: Node, call: Call) -> _EnvoyStream:
         del node, call
-        return _EnvoyStream(self._relay, next(self._numbers))
+        stream = _EnvoyStream(self._relay, next(self._numbers), self._streams.discard)
+        self._streams.add(stream)
+        return stream
