@@ -40,9 +40,10 @@ ANCHOR = """table inet meshagent_anchor {
 	}
 }
 """
+_CAPTURED, _AROUND = ("inet meshagent gate { tcp : goto %s }\n" % verdict for verdict in ("captured", "around"))
 GATE = Gate(
-    "flush map inet meshagent gate\nadd element inet meshagent gate { tcp : goto around }\n",
-    "flush map inet meshagent gate\nadd element inet meshagent gate { tcp : goto captured }\n",
+    f"delete element {_CAPTURED}add element {_AROUND}",
+    f"delete element {_AROUND}add element {_CAPTURED}",
 )
 RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates={"proxy": GATE})
 UNOWNED = replace(RULES, owner=False, digest="unowned")

@@ -16,7 +16,7 @@ Why it looks like this, with what was measured on kernel 6.18:
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from meshagent.agent.capture import chains, text
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
@@ -128,14 +128,17 @@ def _gates(intent: Intent) -> dict[str, Gate]:
         return {}
     gates = {}
     if intent.fail_open:
-        gates[PROXY_GATE] = Gate(
-            text.flip("claimed_gate", "tcp : goto around_proxy"), text.flip("claimed_gate", "tcp : goto to_proxy")
-        )
+        gates[PROXY_GATE] = _gate("claimed_gate", ("tcp : goto to_proxy",), ("tcp : goto around_proxy",))
     if intent.nameservers:
+        captured = tuple(f"{proto} : goto to_resolver" for proto in ("tcp", "udp"))
+        around = tuple(f"{proto} : goto around_resolver" for proto in ("tcp", "udp"))
+        names, zone = _gate("names_gate", captured, around), ("udp : goto captured_zone",)
         gates[RESOLVER_GATE] = Gate(
-            f"flush map inet {TABLE} names_zone_gate\n"
-            + text.flip("names_gate", "tcp : goto around_resolver", "udp : goto around_resolver"),
-            text.flip("names_gate", "tcp : goto to_resolver", "udp : goto to_resolver")
-            + f"add element inet {TABLE} names_zone_gate {{ udp : goto captured_zone }}\n",
+            text.change("delete", "names_zone_gate", zone) + names.bypass,
+            names.recapture + text.change("add", "names_zone_gate", zone),
         )
     return gates
+
+
+def _gate(name: str, captured: Sequence[str], around: Sequence[str]) -> Gate:
+    return Gate(text.flip(name, captured, around), text.flip(name, around, captured))

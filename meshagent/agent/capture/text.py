@@ -41,8 +41,15 @@ def element_lines(elements: Sequence[str]) -> list[str]:
     return [f"elements = {{ {(',' + chr(10) + chr(9) * 4).join(elements)} }}"] if elements else []
 
 
-def flip(name: str, *elements: str) -> str:
-    return f"flush map inet {TABLE} {name}\nadd element inet {TABLE} {name} {{ {', '.join(elements)} }}\n"
+def flip(name: str, before: Sequence[str], after: Sequence[str]) -> str:
+    """Lines that change the verdicts of a map. By element, never ``flush map``: nft 1.1.3 crashes on a flush in the
+    batch that also makes the map, and a bypass goes into such a batch when rules are replaced while it is open."""
+    return change("delete", name, before) + change("add", name, after)
+
+
+def change(verb: str, name: str, elements: Sequence[str]) -> str:
+    """One line that adds or deletes elements of a set or map."""
+    return f"{verb} element inet {TABLE} {name} {{ {', '.join(elements)} }}\n"
 
 
 def merged(ranges: Iterable[PortRange]) -> list[PortRange]:
