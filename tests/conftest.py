@@ -18,7 +18,10 @@ import pytest
 
 _CLONE_NEWNET = 0x40000000
 #: What tests marked root run; Debian's package names are in the Makefile.
-_TOOLS = ("ip", "nft", "nsenter", "unshare", "setpriv", "tcpdump", "tshark", "dig", "conntrack", "iptables-legacy-save")
+_TOOLS = (
+    *("ip", "nft", "nsenter", "unshare", "setpriv", "tcpdump", "tshark", "dig", "conntrack", "faketime"),
+    "iptables-legacy-save",
+)
 
 _missing: list[str] = []
 

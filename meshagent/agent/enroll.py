@@ -15,6 +15,7 @@ from typing import Any
 from meshagent import __version__
 from meshagent.agent import footprint as footprints
 from meshagent.agent.footprint import PROXY_USER
+from meshagent.agent.guarding import INSTALL_NFT
 from meshagent.agent.identity.keys import HostKey, build_csr, generate_host_key, generate_workload_key
 from meshagent.agent.identity.keystore import Enrolment, Keystore
 from meshagent.agent.identity.svid import identity_from_answer
@@ -102,7 +103,7 @@ def _require_backend(here: Facts) -> None:
         raise MeshagentError(
             "no-nftables",
             "there is nothing to capture with: libnftables.so.1 is not installed",
-            hint="install it: apt-get install libnftables1 (Debian, Ubuntu) or dnf install nftables (RHEL, Fedora)",
+            hint=INSTALL_NFT,
         )
 
 

@@ -10,6 +10,8 @@ from meshagent.model.paths import Paths
 
 #: A guard answers within 60 ms of its start; a loaded machine gets a hundred times that.
 START_PATIENCE = 6.0
+#: For a host without libnftables.
+INSTALL_NFT = "install it: apt-get install libnftables1 (Debian, Ubuntu) or dnf install nftables (RHEL, Fedora)"
 
 
 def ensure_guard(paths: Paths) -> GuardClient:

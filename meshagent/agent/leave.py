@@ -18,9 +18,10 @@ from meshagent.agent.capture.nft import render
 from meshagent.agent.drain import end_proxy
 from meshagent.agent.farewell import stop_agent, tell_hub
 from meshagent.agent.footprint import PROXY_USER, Footprint
-from meshagent.agent.guarding import ensure_guard
+from meshagent.agent.guarding import INSTALL_NFT, ensure_guard, find_guard
 from meshagent.agent.identity.keystore import Keystore
 from meshagent.guard.client import GuardClient
+from meshagent.machine import facts as machine_facts
 from meshagent.machine import files, netlink, process, users
 from meshagent.machine.users import require_root
 from meshagent.model.errors import MeshagentError
@@ -51,6 +52,8 @@ async def leave_mesh(
         footprints.forget_torn_start(paths)
         return {"was_enrolled": False, "removed": [], "closed": [], "warnings": []}
     report = Report()
+    if footprint is not None:
+        await asyncio.to_thread(_require_way_to_the_kernel, paths)
     progress("saying goodbye to the mesh")
     await _say_goodbye(paths, keystore, report)
     guard = await asyncio.to_thread(ensure_guard, paths) if footprint else None
@@ -65,6 +68,17 @@ async def leave_mesh(
         await asyncio.to_thread(_give_back_network, guard, paths, report)
     await asyncio.to_thread(_give_back_files, paths, keystore, footprint, purge, report)
     return {"was_enrolled": True, **vars(report)}
+
+
+def _require_way_to_the_kernel(paths: Paths) -> None:
+    """Before anything is given up: without libnftables no guard can start, and what we captured would stay captured."""
+    if machine_facts.gather().nft or find_guard(paths) is not None:
+        return
+    raise MeshagentError(
+        "no-nftables",
+        "cannot take our rules out of the kernel: libnftables.so.1 is not installed; nothing was changed",
+        hint=f"{INSTALL_NFT}, then leave again",
+    )
 
 
 async def _say_goodbye(paths: Paths, keystore: Keystore, report: Report) -> None:

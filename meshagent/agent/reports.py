@@ -4,9 +4,10 @@ import asyncio
 
 from meshagent.agent.health.tracker import Tracker
 from meshagent.agent.identity.hubclock import SKEW_LIMIT, HubClock
+from meshagent.agent.identity.schedule import time_left_text
 from meshagent.agent.upstream.state import UpstreamState
 from meshagent.protocol.pb.meshagent_v1_pb2 import AnnouncementResult
-from meshagent.runtime.latest import Latest
+from meshagent.runtime.latest import Latest, any_newer
 
 _LOOK_SECONDS = 5.0
 
@@ -36,13 +37,14 @@ class Reports:
 
     async def _clock(self) -> None:
         while True:
+            version = self._announced.version  # every answer brings the hub's time
             skew = self._hub_clock.skew
             if abs(skew) > SKEW_LIMIT:
                 side = "ahead of" if skew.total_seconds() > 0 else "behind"
-                self._tracker.set("clock-skew", f"it is {abs(skew.total_seconds()):.0f} s {side} the hub's")
+                self._tracker.set("clock-skew", f"it is {time_left_text(abs(skew))} {side} the hub's")
             else:
                 self._tracker.clear("clock-skew")
-            await asyncio.sleep(_LOOK_SECONDS)
+            await any_newer([self._announced], [version], _LOOK_SECONDS)
 
     async def _services(self) -> None:
         async for result in self._announced.watch():

@@ -24,7 +24,7 @@ def status(watch: bool) -> int:
     last = ""
     while True:
         answer = _ask()
-        text = json.dumps({key: value for key, value in answer.items() if key != "now"}, sort_keys=True)
+        text = json.dumps(_lasting(answer), sort_keys=True)
         if text != last:
             emit(answer) if settings().json else _draw(answer)
             last = text
@@ -40,6 +40,15 @@ def _ask() -> dict[str, Any]:
         if settings().json:
             return {"enrolled": False}
         raise
+
+
+def _lasting(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer without what only says that time went by."""
+    if not answer["enrolled"]:
+        return answer
+    plane = {key: value for key, value in answer["control_plane"].items() if key != "config_age"}
+    callers = [{**caller, "last_seen": None} for caller in answer["plaintext_callers"]]  # whoever called has a count
+    return {**answer, "control_plane": plane, "plaintext_callers": callers}
 
 
 def _exit_code(answer: dict[str, Any]) -> int:

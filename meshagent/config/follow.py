@@ -10,7 +10,7 @@ from meshagent.model.condition import ConditionSink
 from meshagent.runtime.latest import Latest
 
 _POLL_SECONDS = 1.0
-_MOST_NAMED = 3
+_MOST_NAMED = 5  # problems in a condition's text; the rest is counted
 
 
 class FollowedConfig:

@@ -157,4 +157,4 @@ def error_of(error: grpc.aio.AioRpcError) -> MeshagentError:
         return MeshagentError("hub-unreachable", f"the hub cannot be reached: {message}", hint="does the hub run?")
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return MeshagentError("hub-slow", "the hub did not answer in time", hint="try again; see the hub's log")
-    return MeshagentError("hub-refused", f"the hub refused: {message}")
+    return MeshagentError("hub-refused", f"the hub refused: {message}", hint="try again; see the hub's log")

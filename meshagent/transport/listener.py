@@ -11,8 +11,10 @@ import errno
 import os
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 
@@ -26,6 +28,8 @@ from meshagent.transport.pipe import Pipe
 #: yet can never be taken for the next owner's.
 _QUARANTINE = 30.0
 _LOOPBACK = "127.0.0.1"
+#: x509_vfy.h; Python's ssl has no name for it.
+_X509_V_FLAG_NO_CHECK_TIME = 0x200000
 
 log = structlog.get_logger()
 
@@ -38,6 +42,9 @@ def server_context(*, chain_pem: str, key_pem: bytes, roots_pem: str) -> ssl.SSL
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_OPTIONAL
+    # Expiry is judged by the front. "Not valid yet" is said of no client: we issued it, so it is our own clock that
+    # went back, and who is shut out for that would never hear that clocks differ.
+    context.verify_flags |= _X509_V_FLAG_NO_CHECK_TIME
     context.set_alpn_protocols(["h2"])
     context.options |= ssl.OP_NO_TICKET  # a resumed session would skip the check against today's roots
     context.num_tickets = 0
@@ -164,6 +171,7 @@ class TlsFront:
         tls = outer.get_extra_info("ssl_object")
         if tls.selected_alpn_protocol() != "h2":
             raise OSError(errno.EPROTO, "the client does not speak HTTP/2")
+        _refuse_expired(tls.getpeercert())
         inner_socket, port = self._bind_inner()
         self._peers[port] = Peer(source, tls.getpeercert(binary_form=True))
         loop = asyncio.get_running_loop()
@@ -204,6 +212,12 @@ class TlsFront:
         self._pipes.pop(port, None)
         if self._peers.pop(port, None) is not None:
             self._released.append((asyncio.get_running_loop().time(), port))
+
+
+def _refuse_expired(shown: dict[str, Any] | None) -> None:
+    """``shown``: the client's certificate as ``SSLSocket.getpeercert`` gives it; nothing where none was shown."""
+    if shown and ssl.cert_time_to_seconds(shown["notAfter"]) <= time.time():
+        raise OSError(errno.EKEYEXPIRED, "the client's certificate has expired")
 
 
 async def _listen(address: HostPort) -> list[socket.socket]:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from meshagent.lab import Host, Lab, wait_until
+from meshagent.lab.capture import Capture
 from meshagent.lab.snapshot import diff
 from meshagent.lab.waiting import NotInTimeError
+from tests.lab.clocks import wrong_clock
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("enroll")]
 
@@ -28,10 +30,12 @@ class World:
         made = ["hub", "token", "create", "--service-account", "sa", *options]
         return str((hub or self.hub).meshagent_json(*made)["token"])
 
-    def enrol(self, token: str, *options: str, hub: Host | None = None) -> tuple[int, str]:
+    def enrol(
+        self, token: str, *options: str, hub: Host | None = None, env: dict[str, str] | None = None
+    ) -> tuple[int, str]:
         """Exit code and stderr."""
         address = f"{(hub or self.hub).address}:15012"
-        done = self.host.meshagent("enroll", address, token, *options, check=False)
+        done = self.host.meshagent("enroll", address, token, *options, check=False, env=env)
         assert "Traceback" not in done.stderr
         return done.returncode, done.stderr
 
@@ -115,8 +119,33 @@ def test_a_hub_with_another_ca_gets_nothing_of_the_token(world: World) -> None:
     world.refused("its CA is not the one pinned in the token; nothing was sent", code, stderr)
     assert len(seen.packets()) > 5
     assert not any(part.encode() in packet for packet in seen.packets() for part in (secret, token.split(".")[2]))
-    # TLS application data after the handshake would be the only other way to say something
+    records = client_records(seen, world.host.address)
+    assert {kind for kind, _ in records} <= {HANDSHAKE, CHANGE_CIPHER_SPEC, ALERT, APPLICATION_DATA}
+    assert [kind for kind, _ in records].count(HANDSHAKE) == 1, "a ClientHello"
+    # In TLS 1.3 "no certificate" (25 bytes) and Finished (69) look like that, too: no room for a token besides.
+    encrypted = sum(length for kind, length in records if kind == APPLICATION_DATA)
+    assert 0 < encrypted < 100 < len(token), records
     assert world.other.meshagent_json("hub", "audit")["audit"] == []
+
+
+CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
+
+
+def client_records(seen: Capture, client: str) -> list[tuple[int, int]]:
+    """Type and length of every TLS record that ``client`` sent, in order (RFC 8446 section 5.1)."""
+    sent = f"ip.src == {client} && tcp.len > 0 && !tcp.analysis.retransmission"
+    streams: dict[str, bytes] = {}
+    for stream, payload in seen.tshark(sent, "tcp.stream", "tcp.payload"):
+        streams[stream] = streams.get(stream, b"") + bytes.fromhex(payload.replace(":", ""))
+    found: list[tuple[int, int]] = []
+    for data in streams.values():
+        at = 0
+        while at < len(data):
+            length = int.from_bytes(data[at + 3 : at + 5], "big")
+            assert data[at + 1] == 3 and len(data) >= at + 5 + length, "not a whole TLS record"
+            found.append((data[at], length))
+            at += 5 + length
+    return found
 
 
 def test_a_hub_that_refuses_the_connection_is_named_at_once(world: World) -> None:
@@ -203,6 +232,18 @@ def test_a_read_only_disk_is_named_and_the_token_not_spent(world: World) -> None
     finally:
         world.host.run(["umount", root])
         world.host.run(["rmdir", root])
+
+
+@pytest.mark.parametrize("offset", ["+1d", "-1d"])
+def test_a_clock_off_by_a_day_is_named_and_the_token_not_spent(world: World, offset: str) -> None:
+    token = world.token()
+    code, stderr = world.enrol(token, env=wrong_clock(offset))
+    world.refused("this host's clock", code, stderr)
+    assert "clock" in stderr.splitlines()[1]
+    assert _state(world, token) == "valid"
+    assert "host" not in [row["name"] for row in world.hub.meshagent_json("hub", "hosts")["hosts"]]
+    assert world.enrol(token)[0] == 0
+    world.leave()
 
 
 # --- leaving

@@ -32,7 +32,7 @@ def test_a_file_with_five_mistakes_has_all_five_reported_and_the_last_good_stays
         wait_until(lambda: mesh.db.meshagent_json("status", check=False)["conditions"], what="the condition")
         status = mesh.db.meshagent_json("status", check=False)
         text = " ".join(c["text"] for c in status["conditions"])
-        assert all(word in text for word in ("name", "port", "protocol", "and 2 more")), text
+        assert all(word in text for word in ("name", "port", "protocol", "weight", "colour")), text
         assert [s["name"] for s in status["services"]] == ["db"]
     finally:
         file.write_text(good)

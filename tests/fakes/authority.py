@@ -40,12 +40,18 @@ class Authority:
         leaf = self._certificate(key, x509.Name([]), names, valid_from=valid_from, valid_for=valid_for)
         return leaf.public_bytes(serialization.Encoding.PEM).decode() + self.root_pem, _pem(key)
 
-    def identity(self, account: str = "web", serial: int | None = None) -> Identity:
+    def identity(
+        self,
+        account: str = "web",
+        serial: int | None = None,
+        valid_from: timedelta = -DAY,
+        valid_for: timedelta = 2 * DAY,
+    ) -> Identity:
         """A workload's identity."""
         key = ec.generate_private_key(ec.SECP256R1())
         spiffe_id = SpiffeId(self.trust_domain, "default", account)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
-        leaf = self._certificate(key, x509.Name([]), names, serial=serial)
+        leaf = self._certificate(key, x509.Name([]), names, serial=serial, valid_from=valid_from, valid_for=valid_for)
         return Identity(
             spiffe_id=spiffe_id,
             serial=f"{leaf.serial_number:x}",

@@ -40,7 +40,7 @@ ANCHOR = """table inet meshagent_anchor {
 	}
 }
 """
-_CAPTURED, _AROUND = ("inet meshagent gate { tcp : goto %s }\n" % verdict for verdict in ("captured", "around"))
+_CAPTURED, _AROUND = (f"inet meshagent gate {{ tcp : goto {chain} }}\n" for chain in ("captured", "around"))
 GATE = Gate(
     f"delete element {_CAPTURED}add element {_AROUND}",
     f"delete element {_AROUND}add element {_CAPTURED}",

@@ -206,6 +206,7 @@ class BusyRedis:
             assert not self.error, self.error
             assert self._ask(b"CLIENT ID\r\n") == self.client_id
         finally:
+            self._reader.close()  # while it is open, so is the connection
             self._socket.close()
 
     def __enter__(self) -> "BusyRedis":

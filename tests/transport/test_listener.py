@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
+from datetime import timedelta
 
 import grpc
 import grpc.aio
@@ -17,7 +18,7 @@ from meshagent.transport.front_limits import Limits
 from meshagent.transport.grpc_server import Call, Unary, local_peer
 from meshagent.transport.listener import TlsFront, server_context
 from meshagent.transport.methods import CREATE_CERTIFICATE
-from tests.fakes.authority import Authority
+from tests.fakes.authority import DAY, Authority
 from tests.transport.mesh import Hub, hub
 
 
@@ -78,6 +79,21 @@ def test_a_certificate_of_another_authority_is_refused_in_the_handshake() -> Non
             return caught.value.code()
 
     assert asyncio.run(scenario()) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_an_expired_client_is_refused_and_one_from_the_future_is_let_in() -> None:
+    """The front issued both; "not valid yet" means that its own clock went back."""
+
+    async def scenario() -> None:
+        async with hub(HANDLERS) as running:
+            async with running.channel(running.authority.identity(valid_for=DAY - timedelta(seconds=2))) as channel:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await ask(channel)
+            early = running.authority.identity(valid_from=DAY)
+            async with running.channel(early) as channel:
+                assert (await ask(channel))[1] == early.serial
+
+    asyncio.run(scenario())
 
 
 def test_a_client_refuses_a_front_of_another_authority_or_name() -> None:

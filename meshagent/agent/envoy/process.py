@@ -257,8 +257,12 @@ async def end(paths: Paths, *, grace: float = 5.0, idle: Callable[[Admin], Await
 
 
 async def is_idle(admin: Admin) -> bool:
-    """No connection of a client is open."""
-    return (await admin.stats(r"^server\.total_connections$")).get("server.total_connections", 0) == 0
+    """No connection of a client is open.
+
+    The gauges of the listeners are of this moment; ``server.total_connections`` is set by the flush every 5 s only.
+    """
+    found = await admin.stats(r"^listener\..*\.downstream_cx_active$")
+    return not any(count for name, count in found.items() if not name.startswith("listener.admin."))
 
 
 async def _drain(admin: Admin, grace: float, idle: Callable[[Admin], Awaitable[bool]]) -> None:

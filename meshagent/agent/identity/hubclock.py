@@ -29,6 +29,11 @@ class HubClock:
         return self._reading.at(self._clock.monotonic()) if self._reading else self._clock.now()
 
     @property
+    def wall(self) -> datetime:
+        """What this host's programs take for now: Envoy judges certificates by it. Aware UTC."""
+        return self._clock.now()
+
+    @property
     def skew(self) -> timedelta:
         """How far our wall clock is ahead of the control plane's; zero while unknown."""
         return self._clock.now() - self.now()

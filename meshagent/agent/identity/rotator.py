@@ -14,9 +14,15 @@ from typing import Protocol
 
 import structlog
 
-from meshagent.agent.identity.hubclock import HubClock
+from meshagent.agent.identity.hubclock import SKEW_LIMIT, HubClock
 from meshagent.agent.identity.keys import WorkloadKeyKind, build_csr, generate_workload_key
-from meshagent.agent.identity.schedule import RETRY_LONGEST, retry_delay, seconds_until_renewal, time_left_text
+from meshagent.agent.identity.schedule import (
+    RETRY_LONGEST,
+    URGENT,
+    retry_delay,
+    seconds_until_renewal,
+    time_left_text,
+)
 from meshagent.agent.identity.svid import identity_from_answer
 from meshagent.model.condition import ConditionSink
 from meshagent.model.errors import MeshagentError
@@ -113,8 +119,22 @@ class Rotator:
         renewed = identity_from_answer(
             answer, key_pem, current.spiffe_id, self._hub_clock.now(), trusted_bundle=current.bundle_pem
         )
+        self._require_usable(renewed)
         self._store.save_identity(renewed)
         return renewed
+
+    def _require_usable(self, renewed: Identity) -> None:
+        """Peers judge by clocks like this host's: a certificate of tomorrow would cut it off while the old one works.
+
+        Near the end of the old one it is taken all the same: then the hub's clock is the better guess.
+        """
+        early = renewed.not_before - self._hub_clock.wall
+        if early > SKEW_LIMIT and self.left > URGENT:
+            raise MeshagentError(
+                "clock-difference",
+                f"the hub's new certificate becomes valid only in {time_left_text(early)} by this host's clock",
+                hint="set the clock that is wrong (timedatectl set-ntp true); the certificate in use stays",
+            )
 
     def _succeeded(self, renewed: Identity) -> None:
         self._failures = 0

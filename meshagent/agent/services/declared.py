@@ -20,7 +20,7 @@ from meshagent.runtime.latest import Latest
 log = structlog.get_logger()
 
 _POLL_SECONDS = 1.0
-_MOST_NAMED = 3  # problems of one file in a condition's text; the rest is counted
+_MOST_NAMED = 5  # problems of one file in a condition's text; the rest is counted
 
 
 class Declared:

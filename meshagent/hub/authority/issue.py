@@ -20,6 +20,9 @@ from meshagent.model.identity import SpiffeId
 
 #: Back-dated by as much as istiod does: clocks of healthy hosts differ by seconds, not minutes.
 BACKDATE = timedelta(minutes=2)
+#: The hub's own certificate reaches further back: whoever looks at it knows the CA already, and a host whose clock is
+#: days behind (or whose hub is ahead) must still get through to hear the hub's time and complain about it.
+HUB_BACKDATE = timedelta(days=7)
 ROOT_LIFE = timedelta(days=3650)
 HUB_LIFE = timedelta(days=90)
 
@@ -146,7 +149,7 @@ def issue_hub(root: Root, key: LeafKey, trust_domain: str, now: datetime) -> x50
     name = x509.DNSName(f"hub.{trust_domain}")
     not_after = min(now + HUB_LIFE, root.certificate.not_valid_after_utc)
     san = x509.SubjectAlternativeName([name])
-    leaf = _leaf(root, key, san, [ExtendedKeyUsageOID.SERVER_AUTH], now, not_after)
+    leaf = _leaf(root, key, san, [ExtendedKeyUsageOID.SERVER_AUTH], now, not_after, HUB_BACKDATE)
     _validate(leaf, root, key, [name], now)
     return leaf
 
@@ -158,10 +161,11 @@ def _leaf(
     usages: list[x509.ObjectIdentifier],
     now: datetime,
     not_after: datetime,
+    backdate: timedelta = BACKDATE,
 ) -> x509.Certificate:
     signer_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
-        _builder(key, x509.Name([]), root.certificate.subject, now, not_after)
+        _builder(key, x509.Name([]), root.certificate.subject, now, not_after, backdate)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -172,7 +176,12 @@ def _leaf(
 
 
 def _builder(
-    key: LeafKey, subject: x509.Name, issuer: x509.Name, now: datetime, not_after: datetime
+    key: LeafKey,
+    subject: x509.Name,
+    issuer: x509.Name,
+    now: datetime,
+    not_after: datetime,
+    backdate: timedelta = BACKDATE,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -180,7 +189,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now.astimezone(UTC) - BACKDATE)
+        .not_valid_before(now.astimezone(UTC) - backdate)
         .not_valid_after(not_after)
     )
 

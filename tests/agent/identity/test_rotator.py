@@ -29,12 +29,13 @@ class FakeSigner:
         self.fault: MeshagentError | None = None
         self.bend: Callable[[list[str]], list[str]] = lambda chain: chain
         self.csrs: list[str] = []
+        self.now: datetime | None = None  # another clock than this machine's
 
     async def sign(self, csr_pem: str) -> Sequence[str]:
         self.csrs.append(csr_pem)
         if self.fault:
             raise self.fault
-        return self.bend(answer(self.authority, csr_pem))
+        return self.bend(answer(self.authority, csr_pem, now=self.now))
 
 
 class Stage:
@@ -123,6 +124,28 @@ def test_a_wall_clock_that_jumps_a_day_does_not_move_the_renewal(tmp_path: Path)
         running.cancel()
 
     asyncio.run(story())
+
+
+def test_a_certificate_of_tomorrow_is_refused_until_the_old_one_is_nearly_over(tmp_path: Path) -> None:
+    """A hub whose clock is a day ahead; peers, whose clocks are right, would shut the host out."""
+
+    async def story(age: timedelta) -> None:
+        stage = Stage(tmp_path, age=age)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        stage.clock.heard(int(tomorrow.timestamp() * 1000))
+        stage.signer.now = tomorrow
+        before = stage.identity.value
+        if age:
+            assert (await stage.rotator.rotate_now()).serial != before.serial
+            return
+        with pytest.raises(MeshagentError) as caught:
+            await stage.rotator.rotate_now()
+        assert caught.value.code == "clock-difference"
+        assert "clock" in caught.value.hint
+        assert stage.identity.value is before
+
+    asyncio.run(story(timedelta(0)))
+    asyncio.run(story(timedelta(days=5, hours=20)))
 
 
 class JumpingClock:

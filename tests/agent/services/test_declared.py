@@ -41,3 +41,17 @@ def test_a_missing_directory_declares_nothing(tmp_path: Path) -> None:
         assert names(declared) == []
 
     asyncio.run(story())
+
+
+def test_five_mistakes_of_a_file_are_all_named_and_what_is_beyond_is_counted(tmp_path: Path) -> None:
+    async def told(text: str) -> str:
+        conditions = Recorder()
+        (tmp_path / "a.yaml").write_text(text)
+        await Declared(tmp_path, conditions).refresh()
+        return str(await conditions.holding("services-file-invalid", "a.yaml"))
+
+    five = "name: Not_A_Label\nport: 70000\nprotocol: gopher\nweight: heavy\ncolour: blue\n"
+    text = asyncio.run(told(five))
+    assert all(f"a.yaml:{line}: " in text for line in range(1, 6)), text
+    assert "more" not in text
+    assert asyncio.run(told(five + "shape: round\nsound: loud\n")).endswith("and 2 more")

@@ -9,6 +9,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshagent.hub.authority.issue import (
     BACKDATE,
+    HUB_BACKDATE,
     RefusedCsr,
     issue_hub,
     issue_workload,
@@ -118,6 +119,7 @@ def test_the_hubs_certificate_has_its_name_and_no_identity() -> None:
     assert list(names) == [x509.DNSName("hub.mesh.internal")]
     usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert leaf.not_valid_before_utc == NOW - HUB_BACKDATE, "a host that is days behind still hears the hub's time"
 
 
 def test_the_root_is_a_ca_for_ten_years_that_names_its_trust_domain() -> None:

@@ -1,0 +1,174 @@
+"""Leaving in any condition: whatever died before, the host is as it was, and leave says what is left to do."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from meshagent.lab import Host, recipes, wait_until
+from meshagent.lab.snapshot import diff
+from meshagent.lab.waiting import NotInTimeError
+from meshagent.machine import process
+from tests.lab.mesh import Mesh, open_mesh, took
+
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("leave")]
+
+MESH_NAME = "cache.default.mesh.internal"
+
+
+@pytest.fixture(scope="module")
+def mesh(envoy: Path) -> Iterator[Mesh]:
+    with open_mesh((4,)) as opened:
+        web, cache = opened.lab.host("web"), opened.lab.host("cache")
+        recipes.redis(cache)
+        opened.before["web"] = web.snapshot()
+        opened.join_all((cache, [("cache", 6379, "redis")]))
+        yield opened
+
+
+@pytest.fixture
+def web(mesh: Mesh) -> Iterator[Host]:
+    """A host in the mesh with a running agent; whatever the test did to it, out of the mesh afterwards."""
+    host = mesh.lab.hosts["web"]
+    mesh.join(host)
+    mesh.settle()
+    yield host
+    hub_is_back(mesh, host)
+    host.meshagent("leave", "--drain", "0", "--purge", check=False)
+    del mesh.members["web"], mesh.offers["web"]
+
+
+def hub_is_away(mesh: Mesh, host: Host) -> None:
+    """Silent, as behind a firewall: it refuses nothing, it doesn't answer."""
+    host.run(["ip", "route", "add", "blackhole", f"{mesh.hub.address}/32"])
+
+
+def hub_is_back(mesh: Mesh, host: Host) -> None:
+    host.run(["ip", "route", "del", "blackhole", f"{mesh.hub.address}/32"], check=False)
+
+
+def kill(mesh: Mesh, host: Host, part: str) -> None:
+    """kill -9."""
+    if part == "agent":
+        mesh.agents[host.name].kill()
+        return
+    pid = mesh.proxy_record(host)["data"]["handle"]["pid"] if part == "envoy" else guard_of(host)
+    host.run(["kill", "-9", str(pid)])
+    wait_until(lambda: process.start_time(pid) is None, 5, f"the end of {part}")
+
+
+def guard_of(host: Host) -> int:
+    """Pid of the guard of this host."""
+    command = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in host.processes()}
+    return next(pid for pid, words in command.items() if b"meshagent.guard" in words)
+
+
+def given_back(mesh: Mesh, host: Host) -> None:
+    """The kernel frees a process's last traces a moment after it ended."""
+    with suppress(NotInTimeError):
+        wait_until(lambda: not mesh.left_over(host), 3)
+    assert mesh.left_over(host) == []
+
+
+def known(mesh: Mesh) -> list[str]:
+    return [str(row["name"]) for row in mesh.hub.meshagent_json("hub", "hosts")["hosts"]]
+
+
+DEAD = [
+    ("guard",),
+    ("envoy",),
+    ("agent",),
+    ("envoy", "guard"),
+    ("agent", "guard"),
+    ("agent", "envoy"),
+    ("agent", "envoy", "guard"),
+]
+
+
+@pytest.mark.parametrize("dead", DEAD, ids="+".join)
+def test_whatever_was_killed_before_the_host_is_given_back_and_the_hub_is_told(
+    mesh: Mesh, web: Host, dead: tuple[str, ...]
+) -> None:
+    for part in dead:
+        kill(mesh, web, part)
+    answer = web.meshagent_json("leave", "--drain", "1", "--purge")
+    assert answer["was_enrolled"]
+    assert answer["warnings"] == []
+    given_back(mesh, web)
+    assert known(mesh) == ["cache"]
+    assert mesh.agents["web"].wait(5) == (-signal.SIGKILL if "agent" in dead else 0)
+
+
+@pytest.mark.parametrize(
+    "dead", [(), ("agent",), ("agent", "envoy", "guard")], ids=lambda dead: "+".join(dead) or "none"
+)
+def test_with_the_hub_away_leave_names_the_command_that_is_left_to_do_and_it_works(
+    mesh: Mesh, web: Host, dead: tuple[str, ...]
+) -> None:
+    for part in dead:
+        kill(mesh, web, part)
+    hub_is_away(mesh, web)
+    answer = web.meshagent_json("leave", "--drain", "1", "--purge")
+    hub_is_back(mesh, web)
+    assert answer["warnings"] == ["the hub could not be told; on the hub run: meshagent hub host revoke web"]
+    given_back(mesh, web)
+    assert "web" in known(mesh)
+    mesh.hub.meshagent(*answer["warnings"][0].partition(": meshagent ")[2].split())
+    assert known(mesh) == ["cache"]
+
+
+def test_with_wait_leave_ends_when_the_last_connection_through_the_proxy_ended_by_itself(mesh: Mesh, web: Host) -> None:
+    cache = mesh.members["cache"]
+    with mesh.busy(web, "cache") as busy:
+        leaving = web.popen(web.meshagent_argv("leave", "--wait", "--purge"), log="leaving")
+        assert mesh.agents["web"].wait(10) == 0
+        busy.goes_on(150)
+        with web.connect(cache.address, 6379) as direct:  # new ones go past the proxy
+            direct.sendall(b"PING\r\n")
+            assert direct.recv(100) == b"+PONG\r\n"
+        busy.goes_on(50)
+        assert leaving.alive, leaving.text()
+        assert busy.slowest < 0.5
+    assert took(lambda: leaving.wait(10)) < 5
+    assert leaving.wait() == 0
+    assert "left the mesh" in leaving.text()
+    assert "closed after the drain" not in leaving.text()
+    given_back(mesh, web)
+    assert known(mesh) == ["cache"]
+
+
+def test_leaving_twice_in_a_row_finds_nothing_to_do_the_second_time(mesh: Mesh, web: Host) -> None:
+    assert web.meshagent_json("leave", "--drain", "1", "--purge")["was_enrolled"]
+    again = web.meshagent_json("leave", "--drain", "1", "--purge")
+    assert again == {"was_enrolled": False, "removed": [], "closed": [], "warnings": []}
+    given_back(mesh, web)
+
+
+def test_a_host_that_never_enrolled_is_left_alone(mesh: Mesh) -> None:
+    stranger = mesh.lab.host("stranger")
+    before = stranger.snapshot()
+    for options in ((), ("--wait",), ("--purge",)):
+        done = stranger.meshagent("leave", *options)
+        assert (done.returncode, done.stdout) == (0, "this host is not in a mesh; nothing to do\n")
+    assert diff(before, stranger.snapshot()) == []
+
+
+def test_without_libnftables_nothing_is_given_up_until_it_is_back(mesh: Mesh, web: Host) -> None:
+    for part in ("agent", "guard"):
+        kill(mesh, web, part)
+    before = web.snapshot()
+    libraries = web.run(["sh", "-c", "ls /usr/lib/*/libnftables.so.1"]).stdout.split()
+    hide = "; ".join(f"mount --bind /dev/null {library}" for library in libraries)
+    argv = " ".join(web.meshagent_argv("leave", "--drain", "1", "--purge"))
+    done = web.run(["unshare", "--mount", "sh", "-c", f"{hide}; exec {argv}"], check=False)
+    said, hint = done.stderr.splitlines()
+    assert (done.returncode, "libnftables.so.1 is not installed" in said, hint[:6]) == (1, True, "hint: "), done.stderr
+    assert diff(before, web.snapshot()) == []
+    assert "web" in known(mesh)
+    mesh.start(web)  # nothing was lost: the host is as good a member as before
+    mesh.settle()
+    wait_until(lambda: mesh.redis(web, "cache") == "PONG", 5, "redis through the mesh")
+    assert web.meshagent_json("leave", "--drain", "1", "--purge")["warnings"] == []
+    given_back(mesh, web)
