@@ -48,7 +48,9 @@ STATUS = {
     },
     "proxy": {"pid": (int, NONE), "version": TEXT, "ready": FLAG, "epoch": int, "restarts": int},
     "services": [{"name": TEXT, "host": TEXT, "port": int, "protocol": TEXT, "healthy": FLAG, "reason": TEXT}],
-    "plaintext_callers": [{"service": TEXT, "address": TEXT, "count": int, "last_seen": (Time, NONE)}],
+    "plaintext_callers": [
+        {"service": TEXT, "address": TEXT, "count": int, "refused": bool, "last_seen": (Time, NONE)},
+    ],
     "conditions": [CONDITION],
 }
 ENROLL = {
