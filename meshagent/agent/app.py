@@ -66,8 +66,6 @@ from meshagent.transport.local_server import LocalServer
 
 log = structlog.get_logger()
 
-NAMES_RETRY_SECONDS = 3.0
-
 
 async def run_agent(paths: Paths) -> None:
     """Run until SIGTERM, SIGINT or ``leave``. Raises ``MeshagentError`` when it can't start."""
@@ -245,27 +243,14 @@ class Agent:
     async def _start_names(self, down: contextlib.AsyncExitStack) -> None:
         """Names are answered from last-known-good before the first query is captured; without them capture goes on."""
         self.derived.refresh_names()
-        down.push_async_callback(self.names.close)
-        error = await self._try_names()
-        if error:
-            log.error("names are not served", error=error)
-
-    async def _try_names(self) -> str:
-        """Why names can't be served; empty once they are."""
         try:
             await self.names.start()
         except MeshagentError as error:
             self.tracker.set("names-failed", error.message)
-            return error.message
-        self.tracker.clear("names-failed")
+            log.error("names are not served", error=error.message)
+            return
+        down.push_async_callback(self.names.close)
         self.names_served.set(True)
-        return ""
-
-    async def _retry_names(self) -> None:
-        """Whoever holds the resolver's port may go."""
-        while not self.names_served.value:
-            await asyncio.sleep(NAMES_RETRY_SECONDS)
-            await self._try_names()
 
     def _start_tasks(self, tasks: Supervisor) -> None:
         work = {
@@ -274,7 +259,6 @@ class Agent:
             "here": self.here.run,
             "derived": self.derived.run,
             "cache": self.relay.run,
-            "names": self._retry_names,
             "session": self.session.run,
             "rotator": self.rotator.run,
             "declared": self.declared.run,

@@ -2,7 +2,9 @@
 
 import re
 import signal
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,14 @@ def mesh(envoy: Path) -> Iterator[Mesh]:
         web, cache = opened.lab.host("web"), opened.lab.host("cache")
         recipes.redis(cache)
         opened.join_all((web, []), (cache, [("cache", 6379, "redis")]))
+        for host in (web, cache):
+            wait_until(partial(_is_on_disk, host), 15, "all that was received is on disk")
         yield opened
+
+
+def _is_on_disk(host: Host) -> bool:
+    """The cache is written half a second behind the last change; these tests are about what comes after."""
+    return time.time() - (host.root / "var/lib/meshagent/config.cache").stat().st_mtime > 1.5
 
 
 def rules(host: Host) -> tuple[str, list[int]]:

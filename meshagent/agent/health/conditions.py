@@ -54,12 +54,6 @@ _ALL = (
         "the previous good version stays; mend the named resource on the hub",
     ),
     ConditionSpec(
-        "proxy-port-taken",
-        ERROR,
-        "another program holds a port of the proxy",
-        "see who it is: ss -ltnp sport = :15001 or sport = :15008; the proxy takes the port as soon as it is free",
-    ),
-    ConditionSpec(
         "cache-damaged",
         WARNING,
         "the last known state on disk was damaged and set aside",

@@ -8,10 +8,10 @@ offered again, and so on, until the bad one stands alone: log2(n) rounds for one
 and take effect at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meshagent.agent.relay.nack import blame, is_port_taken
+from meshagent.agent.relay.nack import blame
 from meshagent.protocol.entry import Entry
 
 
@@ -99,33 +99,9 @@ class Ledger:
                 self._prove(name, resources[name])
         else:
             self._hold_back(rest, halve=not verdict.bad)
-        lost = self._lose(resources, error)
         self._served = None
         self._release()
-        return dict.fromkeys([*verdict.bad, *lost], verdict.reason)
-
-    def _lose(self, resources: Mapping[str, str], error: str) -> frozenset[str]:
-        """Listeners that an earlier Envoy had proven and that this one can't bind: their ports were taken meanwhile."""
-        proven = [name for name, version in resources.items() if self._is_proven(name, version)]
-        if not proven or not is_port_taken(error):
-            return frozenset()
-        verdict = blame(self.type_url, error, [*proven, "\0"])  # a single suspect would be guilty without being named
-        for name in verdict.bad:
-            self._slots[name].proven, self._slots[name].reason = None, verdict.reason
-        return verdict.bad
-
-    def _is_proven(self, name: str, version: str) -> bool:
-        slot = self._slots.get(name)
-        return slot is not None and slot.proven == slot.offered and slot.offered.version == version
-
-    def try_again(self, wanted: Callable[[str], bool]) -> bool:
-        """Offer again what was refused for a reason that may have gone; True when there is such a thing."""
-        slots = [slot for slot in self._slots.values() if slot.reason and wanted(slot.reason)]
-        for slot in slots:
-            slot.reason = ""
-        if slots:
-            self._served = None
-        return bool(slots)
+        return dict.fromkeys(verdict.bad, verdict.reason)
 
     def reconnected(self) -> None:
         """A new stream: it begins with a comparison, so no way back has to be waited for."""

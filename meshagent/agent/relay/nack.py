@@ -48,8 +48,3 @@ def _named(text: str, suspects: Collection[str], follow: str) -> frozenset[str]:
         for name in suspects
         if name in text and re.search(rf"(?<![\w.|-]){re.escape(name)}(?![\w.|-]){follow}", text)
     )
-
-
-def is_port_taken(reason: str) -> bool:
-    """Envoy could not bind a listener: nothing is wrong with the configuration (EADDRINUSE, as strerror(3) says it)."""
-    return "cannot bind" in reason and "Address already in use" in reason

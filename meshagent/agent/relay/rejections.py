@@ -4,13 +4,11 @@ from collections.abc import Mapping
 
 import structlog
 
-from meshagent.agent.relay.nack import is_port_taken
 from meshagent.model.condition import ConditionSink
 
 log = structlog.get_logger()
 
 CONDITION = "config-rejected"
-PORT_TAKEN = "proxy-port-taken"
 
 #: So many refused resources get a condition of their own; beyond, the log has them.
 MAX_CONDITIONS = 50
@@ -28,7 +26,7 @@ class Rejections:
         for shown_kind, name in list(self._shown):
             if shown_kind == kind and name not in reasons:
                 del self._shown[kind, name]
-                self._clear(kind, name)
+                self._conditions.clear(CONDITION, key=f"{kind}/{name}")
         for name, reason in reasons.items():
             if self._shown.get((kind, name)) != reason:
                 self._tell(kind, name, reason)
@@ -37,14 +35,6 @@ class Rejections:
         log.warning("configuration refused", kind=kind, name=name, reason=reason)
         if len(self._shown) >= MAX_CONDITIONS and (kind, name) not in self._shown:
             return
-        self._clear(kind, name)
         self._shown[kind, name] = reason
-        if is_port_taken(reason):
-            self._conditions.set(PORT_TAKEN, f"listener {name}: {reason[-200:]}", key=f"{kind}/{name}")
-            return
         text = f"{kind} {name} was refused: {reason}; the previous one stays in use"
         self._conditions.set(CONDITION, text, key=f"{kind}/{name}")
-
-    def _clear(self, kind: str, name: str) -> None:
-        for code in (CONDITION, PORT_TAKEN):
-            self._conditions.clear(code, key=f"{kind}/{name}")

@@ -16,7 +16,6 @@ from meshagent.agent.relay.adapt import Adapter, identity
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.checks import defect
 from meshagent.agent.relay.ledger import Ledger
-from meshagent.agent.relay.nack import is_port_taken
 from meshagent.agent.relay.references import REFERS_TO, References
 from meshagent.agent.relay.rejections import Rejections
 from meshagent.agent.relay.taps import Taps
@@ -32,8 +31,6 @@ OWN_TYPES = (NDS, HOST_POLICY)
 
 #: How long an offer waits for Envoy or for what must come first. Warming 1,000 clusters took 0.4 s.
 PATIENCE = 5.0
-
-PORT_RETRY_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -88,15 +85,8 @@ class Relay:
         return {type_url: entries for type_url, entries in snapshot.items() if type_url in self._ledgers}
 
     async def run(self) -> None:
-        """Writes the cache behind changes and offers again what a taken port has stopped, until cancelled."""
-        await asyncio.gather(self._cache.run(), self._retry_ports())
-
-    async def _retry_ports(self) -> None:
-        """Envoy binds a listener's port once; whoever held it may have gone since."""
-        while True:
-            await asyncio.sleep(PORT_RETRY_SECONDS)
-            if self._streams and self._ledgers[LDS].try_again(is_port_taken):
-                self._publish()
+        """Writes the cache behind changes, until cancelled."""
+        await self._cache.run()
 
     # --- from the control plane
 
@@ -197,7 +187,7 @@ class Relay:
         if type_url in REFERS_TO:
             self._refer(type_url, ledger)
         if ledger.known:
-            self.taps.take(type_url, ledger.proven if type_url in ENVOY_TYPES else ledger.offered, ledger.offered)
+            self.taps.take(type_url, ledger.proven if type_url in ENVOY_TYPES else ledger.offered)
 
     def _refer(self, type_url: str, ledger: Ledger) -> None:
         target = REFERS_TO[type_url]

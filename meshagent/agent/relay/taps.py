@@ -3,7 +3,7 @@
 All of it comes from another machine, so all of it is checked and bounded here; one bad entry is left out alone.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from envoy.config.core.v3.base_pb2 import OUTBOUND
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -24,9 +24,6 @@ MAX_HOSTS = 100_000
 MAX_ADDRESSES_PER_HOST = 256
 MAX_PORTS = 4_096
 
-#: Where captured connections arrive, and of which family: without it they would reach whoever else holds the port.
-CAPTURING = {"virtualOutbound": 4, "virtualOutbound6": 6}
-
 
 class Taps:
     """The three values, as ``Latest``; they keep their last content when something can't be read."""
@@ -37,12 +34,10 @@ class Taps:
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self._listeners: dict[str, tuple[Entry, MeshAddress | None]] = {}
 
-    def take(self, type_url: str, proven: Mapping[str, Entry], offered: Container[str] = ()) -> None:
-        """The resources of one type that are in use now, of those ``offered``."""
+    def take(self, type_url: str, proven: Mapping[str, Entry]) -> None:
+        """The resources of one type that are in use now."""
         if type_url == LDS:
-            missing = {family for name, family in CAPTURING.items() if name in offered and name not in proven}
-            found = self._addresses(proven)
-            self.addresses.set(frozenset(address for address in found if address.ip.version not in missing))
+            self.addresses.set(self._addresses(proven))
         elif type_url == NDS:
             self.names.set(name_table(entry.body for entry in proven.values()))
         elif type_url == HOST_POLICY:

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshagent.agent.relay.ledger import Ledger
-from meshagent.agent.relay.nack import is_port_taken
 from meshagent.protocol.entry import Entry
-from meshagent.protocol.types import CDS, EDS, LDS
+from meshagent.protocol.types import CDS, EDS
 
 GOOD, BAD = b"good", b"bad"
 
@@ -125,27 +124,3 @@ def test_a_removal_takes_effect_at_once() -> None:
     ledger.restore({"a": Entry("1", GOOD)})
     ledger.offer({}, ["a", "never seen"])
     assert ledger.served == ledger.proven == {}
-
-
-TAKEN = "Error adding/updating listener(s) a: cannot bind '127.0.0.1:15001': Address already in use"
-
-
-def test_a_listener_whose_port_is_taken_is_offered_again_and_in_use_once_it_is_free() -> None:
-    ledger = Ledger(LDS)
-    ledger.offer({"a": Entry("1", GOOD), "b": Entry("1", GOOD)}, ())
-    assert set(ledger.refused({"a": "1", "b": "1"}, (), TAKEN)) == {"a"}
-    assert set(ledger.served) == {"b"}
-    assert not ledger.try_again(lambda reason: "no such reason" in reason)
-    assert ledger.try_again(is_port_taken)
-    assert set(ledger.served) == {"a", "b"}
-    ledger.accepted({"a": "1"})
-    assert set(ledger.proven) == {"a", "b"}
-    assert not ledger.try_again(is_port_taken)
-
-
-def test_what_an_earlier_envoy_had_proven_is_lost_when_its_port_is_taken_meanwhile() -> None:
-    ledger = Ledger(LDS)
-    ledger.restore({"a": Entry("1", GOOD), "b": Entry("1", GOOD)})
-    assert ledger.refused({"a": "1", "b": "1"}, (), "Error adding/updating listener(s) a: another reason") == {}
-    assert set(ledger.refused({"a": "1", "b": "1"}, (), TAKEN)) == {"a"}
-    assert set(ledger.proven) == {"b"}

@@ -79,15 +79,3 @@ def test_of_two_opinions_on_a_port_strict_wins_and_impossible_ports_are_left_out
         80: PlaintextMode.STRICT,
         81: PlaintextMode.PERMISSIVE,
     }
-
-
-def test_nothing_of_a_family_is_captured_while_the_proxy_cannot_listen_for_it() -> None:
-    taps = Taps()
-    v4 = entry(tcp_listener("v4", 80, "c", address="240.240.0.1", bound=False))
-    v6 = entry(tcp_listener("v6", 80, "c", address="2001:2::1", bound=False))
-    gate = entry(tcp_listener("virtualOutbound", 15001, "c"))
-    offered = {"v4", "v6", "virtualOutbound", "virtualOutbound6"}
-    taps.take(LDS, {"v4": v4, "v6": v6, "virtualOutbound": gate}, offered)
-    assert {str(a.ip) for a in taps.addresses.value} == {"240.240.0.1"}
-    taps.take(LDS, {"v4": v4, "v6": v6, "virtualOutbound": gate, "virtualOutbound6": gate}, offered)
-    assert len(taps.addresses.value) == 2
