@@ -45,6 +45,7 @@ class Ledger:
     _trials: list[tuple[str, ...]] = field(default_factory=list)
     _trial: tuple[str, ...] = ()
     _served: dict[str, Entry] | None = None
+    _claims: Mapping[str, str] = field(default_factory=dict)  # of the newest stream: name -> version
 
     # --- from the control plane
 
@@ -61,7 +62,7 @@ class Ledger:
         for name, entry in changed.items():
             slot = self._slots.get(name)
             if slot is None:
-                self._slots[name] = _Slot(entry)
+                self._slots[name] = _Slot(entry, entry if self._claims.get(name) == entry.version else None)
             elif slot.reason and slot.offered == entry:
                 refused[name] = slot.reason
             else:
@@ -105,12 +106,14 @@ class Ledger:
 
     def reconnected(self) -> None:
         """A new stream: it begins with a comparison, so no way back has to be waited for."""
+        self._claims = {}
         for slot in self._slots.values():
             slot.taken_back = slot.held_back
         self._release()
 
     def claimed(self, versions: Mapping[str, str]) -> None:
         """Envoy says on a new stream what it has and took before: nothing is sent again, so nothing will be ACKed."""
+        self._claims = dict(versions)  # an offer of one of these may still be on its way here
         for name, version in versions.items():
             self._prove(name, version)
         self._release()
