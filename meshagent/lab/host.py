@@ -94,8 +94,9 @@ class Host:
         path = self.private / f"{log or Path(os.fspath(argv[0])).name}.log"
         command = self.enter(argv, user=user, cwd=cwd)
         with path.open("ab") as output:
+            begins_at = output.tell()
             popen = self.lab.spawn(command, stdin, output, self.environment(env), pass_fds)
-        program = Program([os.fspath(part) for part in argv], popen, path)
+        program = Program([os.fspath(part) for part in argv], popen, path, begins_at)
         self.lab.programs.append(program)
         return program
 

@@ -9,12 +9,16 @@ from meshagent.model.errors import MeshagentError
 
 
 class Program:
-    """A program the lab started on a host; its output goes to the file ``log``."""
+    """A program the lab started on a host; its output goes to the file ``log``, from the byte ``begins_at`` on.
 
-    def __init__(self, argv: list[str], popen: subprocess.Popen[bytes], log: Path) -> None:
+    Programs of one name share a file, one after the other: what an earlier one said stays for people to read.
+    """
+
+    def __init__(self, argv: list[str], popen: subprocess.Popen[bytes], log: Path, begins_at: int = 0) -> None:
         self.argv = argv
         self.popen = popen
         self.log = log
+        self.begins_at = begins_at
         self.started = process.start_time(popen.pid)
 
     @property
@@ -27,7 +31,7 @@ class Program:
 
     def text(self) -> str:
         """Everything it printed so far, stdout and stderr together."""
-        return self.log.read_text(errors="replace")
+        return self.log.read_bytes()[self.begins_at :].decode(errors="replace")
 
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens when it has ended."""

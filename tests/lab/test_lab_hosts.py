@@ -256,3 +256,12 @@ except KeyboardInterrupt:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split("\n")[:2] == ["cleaned up", "interrupted"]
+
+
+def test_a_program_tells_only_its_own_output_in_a_log_it_shares_with_an_earlier_one(lab: Lab) -> None:
+    web = lab.host("web")
+    assert web.popen(["echo", "first"], log="shared").wait() == 0
+    second = web.popen(["echo", "second"], log="shared")
+    assert second.wait() == 0
+    assert second.text() == "second\n"
+    assert second.log.read_text() == "first\nsecond\n"
