@@ -57,7 +57,8 @@ def decide_target(port: int, sockets: Iterable[Listening], addresses: Sequence[I
         best = min((_plain(ip) for ip in specific), key=lambda ip: _preference(ip, addresses))
         return Target(Where.SPECIFIC, best, best)
     if loopback:
-        best = min(loopback, key=lambda ip: (ip.version, ip.packed))
+        here = {ip.version for ip in addresses}  # the proxy calls from an address of this host, so it must have one
+        best = min(loopback, key=lambda ip: (ip.version not in here, ip.version, ip.packed))
         return Target(Where.LOOPBACK, best, best)
     return Target(Where.NOWHERE, addresses[0] if addresses else LOOPBACK4, LOOPBACK4)
 
