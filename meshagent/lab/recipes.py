@@ -33,12 +33,12 @@ def redis(host: Host, port: int = 6379, *, bind: str = "* -::*", options: tuple[
 
     Called again for the same port, after the first one has ended, it is a restart.
     """
-    directory = _directory(host, f"redis-{port}", "redis")
+    directory = directory_of(host, f"redis-{port}", "redis")
     argv = ["redis-server", "--port", str(port), "--bind", *bind.split(), "--dir", str(directory)]
     argv += ["--protected-mode", "no", "--save", "", "--appendonly", "no", *options]
     program = host.popen(argv, log=f"redis-{port}", user=_user("redis"))
     ping = ["redis-cli", "-h", _reachable(host, bind), "-p", str(port), "ping"]
-    _wait(program, lambda: host.run(ping).stdout.strip() == "PONG")
+    until(program, lambda: host.run(ping).stdout.strip() == "PONG")
     return Service(program, port, directory)
 
 
@@ -68,7 +68,7 @@ def nginx(host: Host, port: int = 80, *, pages: Mapping[str, str] | None = None)
     ``/who`` answers with the caller's address and its X-Forwarded-Client-Cert header, as the application sees them.
     """
     user = _user("www-data")
-    directory = _directory(host, f"nginx-{port}", user)
+    directory = directory_of(host, f"nginx-{port}", user)
     www = directory / "www"
     www.mkdir(mode=0o755)
     for name, text in (pages or {"index.html": f"hello from {host.name}\n"}).items():
@@ -78,7 +78,7 @@ def nginx(host: Host, port: int = 80, *, pages: Mapping[str, str] | None = None)
     config = _NGINX.format(port=port, user=user, group=group, listen6=listen6)
     (directory / "nginx.conf").write_text(config)
     program = host.popen(["nginx", "-p", str(directory), "-c", "nginx.conf"], log=f"nginx-{port}")
-    _wait(program, lambda: _accepts(host, host.address, port))
+    until(program, lambda: _accepts(host, host.address, port))
     return Service(program, port, directory)
 
 
@@ -89,7 +89,7 @@ def mariadb(host: Host, port: int = 3306, *, sql: str = "") -> Service:
 
     A local client as root: ``mariadb --socket <directory>/mariadb.sock``.
     """
-    directory = _directory(host, f"mariadb-{port}", "mysql")
+    directory = directory_of(host, f"mariadb-{port}", "mysql")
     data = directory / "data"
     host.run(["cp", "-a", "--reflink=auto", str(_mariadb_template()), str(data)], timeout=60)  # there: it ends with it
     (directory / "start.sql").write_text(_MARIADB_START + sql + "\n")
@@ -99,7 +99,7 @@ def mariadb(host: Host, port: int = 3306, *, sql: str = "") -> Service:
     argv += ["--skip-name-resolve", "--skip-log-bin", "--user=mysql", *_MARIADB_SMALL]
     program = host.popen(argv, log=f"mariadb-{port}")
     check = ["mariadb", "--no-defaults", f"--socket={socket}", "--user=app", "--password=app", "app"]
-    _wait(program, lambda: "1" in host.run([*check, "--execute=SELECT 1"]).stdout, timeout=60)
+    until(program, lambda: "1" in host.run([*check, "--execute=SELECT 1"]).stdout, timeout=60)
     return Service(program, port, directory)
 
 
@@ -147,14 +147,14 @@ UsePAM no
 
 def sshd(host: Host, port: int = 22) -> Service:
     """sshd with keys of its own; log in from any host with ``ssh_argv``."""
-    directory = _directory(host, f"sshd-{port}", "root")
+    directory = directory_of(host, f"sshd-{port}", "root")
     for name in ("host_key", "client_key"):
         process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)])
     config = directory / "sshd_config"
     config.write_text(_SSHD.format(port=port, directory=directory))
     host.path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     program = host.popen(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], log=f"sshd-{port}")
-    _wait(program, lambda: _banner(host, port).startswith(b"SSH-2.0"))
+    until(program, lambda: _banner(host, port).startswith(b"SSH-2.0"))
     return Service(program, port, directory)
 
 
@@ -176,8 +176,8 @@ def _accepts(host: Host, address: str, port: int) -> bool:
     return True
 
 
-def _wait(program: Program, ready: Callable[[], bool], timeout: float = 20.0) -> None:
-    """Until it answers; a program that ended meanwhile is an error at once, with its last words."""
+def until(program: Program, ready: Callable[[], bool], timeout: float = 20.0) -> None:
+    """Wait until a service answers; a program that ended meanwhile is an error at once, with its last words."""
 
     def look() -> bool:
         return not program.alive or ready()
@@ -189,7 +189,8 @@ def _wait(program: Program, ready: Callable[[], bool], timeout: float = 20.0) ->
         )
 
 
-def _directory(host: Host, name: str, owner: str) -> Path:
+def directory_of(host: Host, name: str, owner: str) -> Path:
+    """A directory for a service's data, made below the host's private one; owned by the user that ``owner`` is here."""
     path = host.private / name
     path.mkdir(mode=0o755, exist_ok=True)
     user = pwd.getpwnam(_user(owner))
