@@ -15,6 +15,7 @@ from meshagent import __version__
 from meshagent.agent import footprint as footprints
 from meshagent.agent.capture import verify
 from meshagent.agent.capture.controller import CaptureController, Inputs
+from meshagent.agent.capture.suspension import Suspension
 from meshagent.agent.control.methods import Methods, Parts
 from meshagent.agent.control.status import Known
 from meshagent.agent.derived import Derived, Sources
@@ -93,6 +94,7 @@ class Agent:
         self.footprint: Footprint = _require_footprint(paths)
         self.config = FollowedConfig(paths.config, self.tracker)
         self.guard = GuardClient(paths.guard_socket)
+        self.suspension = Suspension(paths.suspended, self.tracker)
 
     async def start(self, down: contextlib.AsyncExitStack) -> None:
         """Bring everything up; ``down`` undoes what must not outlive the agent, in reverse."""
@@ -102,6 +104,7 @@ class Agent:
         hubs = config.hub or self.enrolment.hub_addresses
         self.here = Here(hubs, self.footprint.uid, config.advertise)
         await self.here.start()
+        self.suspension.refresh()  # before the first apply: what a person switched off stays off
         self._wire(config)
         control = LocalServer(self.paths.control_socket, self._methods().table())
         await control.start()  # first: it is also what keeps a second agent away from this root
@@ -214,6 +217,7 @@ class Agent:
                 policy=self.relay.taps.policy,
                 mesh=self.relay.taps.addresses,
                 capture_dns=derived.capture_dns,
+                suspended=self.suspension.suspended,
             ),
             self.guard,
             self.tracker,
@@ -267,6 +271,7 @@ class Agent:
             "announcing": self.announcing.run,
             "speaker": self.speaker.run,
             "proxy": self.proxy.run,
+            "suspension": self.suspension.run,
             "capture": self.capture.run,
             "gates": self.gates.run,
             "reports": self.reports.run,
@@ -275,7 +280,12 @@ class Agent:
             tasks.start(name, run)
 
     async def _arm_pending(self) -> None:
-        """The first capture after ``enroll --confirm`` waits for a confirmation; asked for once."""
+        """The first capture after ``enroll --confirm`` waits for a confirmation; asked for once.
+
+        While capture is switched off there is nothing to wait for: ``capture on`` asks anew.
+        """
+        if self.suspension.suspended.value:
+            return
         found = state.read_state(self.paths.pending)
         files.remove_file(self.paths.pending)
         seconds = (found.data or {}).get("seconds")
@@ -294,6 +304,8 @@ class Agent:
                 config=self.config,
                 posture=self.derived.posture,
                 capture=self.capture,
+                suspension=self.suspension,
+                pending_path=self.paths.pending,
                 guard=self.guard,
                 relay=self.relay,
                 rotator=self.rotator,
@@ -316,6 +328,7 @@ class Agent:
             posture=self.derived.posture.value,
             upstream=self.session.state.value,
             capture=self.capture.status.value,
+            suspended_since=self.suspension.since,
             proxy=self.proxy.state.value,
             services=self.declared.services.value,
             health=self.derived.health.value,

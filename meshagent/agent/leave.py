@@ -13,20 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from meshagent.agent import footprint as footprints
-from meshagent.agent.capture.intent import HostFacts, Wishes, decide
-from meshagent.agent.capture.nft import render
 from meshagent.agent.drain import end_proxy
 from meshagent.agent.farewell import stop_agent, tell_hub
 from meshagent.agent.footprint import PROXY_USER, Footprint
 from meshagent.agent.guarding import INSTALL_NFT, ensure_guard, find_guard
 from meshagent.agent.identity.keystore import Keystore
+from meshagent.agent.stopping import stop_capturing
 from meshagent.guard.client import GuardClient
 from meshagent.machine import facts as machine_facts
 from meshagent.machine import files, netlink, process, users
 from meshagent.machine.users import require_root
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
-from meshagent.model.posture import Posture
 
 #: ``--wait`` waits this long at most: a month, so that a forgotten one ends at all.
 WAIT_SECONDS = 30 * 86400
@@ -59,7 +57,7 @@ async def leave_mesh(
     guard = await asyncio.to_thread(ensure_guard, paths) if footprint else None
     if guard is not None and footprint is not None and footprint.uid > 0:
         progress("capturing nothing new")
-        await asyncio.to_thread(_stop_capturing, guard, footprint.uid)
+        await asyncio.to_thread(stop_capturing, guard, footprint.uid)
     progress("letting connections through the proxy finish")
     was_running, report.closed = await end_proxy(paths, WAIT_SECONDS if drain is None else drain)
     if was_running:
@@ -94,12 +92,6 @@ def _warn_undelivered(keystore: Keystore, report: Report) -> None:
     with contextlib.suppress(MeshagentError):
         name = keystore.load_enrolment().host_name
         report.warnings.append(f"the hub could not be told; on the hub run: meshagent hub host revoke {name}")
-
-
-def _stop_capturing(guard: GuardClient, uid: int) -> None:
-    """Open connections through the proxy stay (their rules do), new ones go direct."""
-    if guard.state().get("installed"):
-        guard.apply(render(decide(Wishes(Posture.OBSERVE, draining=True), HostFacts(proxy_uid=uid))))
 
 
 def _give_back_network(guard: GuardClient, paths: Paths, report: Report) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
 from meshagent.agent.capture.nft import render
+from meshagent.agent.capture.suspension import suspended_since
 from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.names.resolver import ResolverFacts, read_resolv_conf
 from meshagent.agent.names.resolver import decide as decide_dns
@@ -48,7 +49,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any]) -> dic
         "captured": list(_captured(intent, services)),
         "spared": [{"port": s.port, "reason": s.reason} for s in intent.spared],
         "connections": list(_connections(intent, sockets.connections())),
-        "warnings": list(_warnings(intent, services, listening)),
+        "warnings": [*_switched_off(paths), *_warnings(intent, services, listening)],
         "changes": list(_changes(paths, intent, account is None, running=bool(live))),
     }
 
@@ -128,6 +129,13 @@ def _warnings(intent: Intent, services: tuple[DeclaredService, ...], listening: 
         yield f"claim on {claim.address.ip} port {claim.address.port} is refused: {claim.reason}"
     if any(listener.port == HBONE for listener in listening if not _is_proxy(listener)):
         yield f"port {HBONE} is taken: mesh peers can't reach this host until it is free"
+
+
+def _switched_off(paths: Paths) -> Iterable[str]:
+    since = suspended_since(paths.suspended)
+    if since is not None:
+        when = since.strftime("%Y-%m-%d %H:%M")
+        yield f"capture is switched off since {when} UTC; what stands here begins with: meshagent capture on"
 
 
 def _is_proxy(listener: Listener) -> bool:

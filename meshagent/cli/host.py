@@ -64,6 +64,8 @@ def posture(wanted: str | None, seconds: int | None) -> None:
         emit(answer)
         return
     click.echo(f"posture {answer['posture']}")
+    if answer["suspended"]:
+        click.echo("capture is switched off; it takes effect with: meshagent capture on")
     if answer.get("confirm_until"):
         click.echo(f"rolls back in {left(answer['confirm_until'])} unless you run: meshagent confirm")
 

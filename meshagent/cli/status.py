@@ -95,6 +95,8 @@ def _connected(plane: dict[str, Any]) -> str:
 
 
 def _capture_line(capture: dict[str, Any]) -> str:
+    if capture["suspended_since"]:
+        return f"switched off since {capture['suspended_since']}; resume with: meshagent capture on"
     if not capture["active"]:
         return "off"
     line = f"on ({capture['backend']}), " + ("as intended" if capture["in_sync"] else "NOT as intended")

@@ -71,6 +71,11 @@ class Paths:
         return self.state / "pending.json"
 
     @property
+    def suspended(self) -> Path:
+        """Exists while a person has switched capture off."""
+        return self.state / "capture-off.json"
+
+    @property
     def guard_log(self) -> Path:
         return self.run / "guard.log"
 

@@ -44,6 +44,7 @@ STATUS = {
         "pending_confirm_until": (Time, NONE),
         "bypassed_since": (Time, NONE),
         "rolled_back": (dict, NONE),
+        "suspended_since": (Time, NONE),
         "around_proxy": int,
     },
     "proxy": {"pid": (int, NONE), "version": TEXT, "ready": FLAG, "epoch": int, "restarts": int},
@@ -98,7 +99,7 @@ PEERS = {
     ]
 }
 LEAVE = {"was_enrolled": FLAG, "removed": [TEXT], "closed": [TEXT], "warnings": [TEXT]}
-POSTURE = {"posture": TEXT, "confirm_until": (Time, NONE)}
+POSTURE = {"posture": TEXT, "confirm_until": (Time, NONE), "suspended": FLAG}
 CONFIRM = {"confirmed": FLAG}
 SERVICE_LIST = {
     "services": [
@@ -116,6 +117,13 @@ SERVICE_LIST = {
 }
 SERVICE_EDIT = {"name": TEXT, "file": TEXT}
 CAPTURE_SHOW = {"ruleset": TEXT, "counters": [{"chain": TEXT, "reason": TEXT, "packets": int}]}
+CAPTURE_SWITCH = {
+    "suspended": FLAG,
+    "since": (Time, NONE),
+    "changed": FLAG,
+    "confirm_until": (Time, NONE),
+    "daemon": FLAG,
+}
 CAPTURE_VERIFY = {"in_sync": FLAG, "differences": [TEXT]}
 
 TOKEN = {"id": TEXT, "token": TEXT, "command": TEXT, "expires_at": Time, "uses": int}
@@ -216,6 +224,8 @@ DOCUMENTED = {
     "service list": SERVICE_LIST,
     "capture show": CAPTURE_SHOW,
     "capture verify": CAPTURE_VERIFY,
+    "capture off": CAPTURE_SWITCH,
+    "capture on": CAPTURE_SWITCH,
     "hub hosts": HOSTS,
     "hub services": SERVICES,
     "hub audit": AUDIT,

@@ -22,6 +22,8 @@ ON_THE_HOST = {
     "service list": shapes.SERVICE_LIST,
     "capture show": shapes.CAPTURE_SHOW,
     "capture verify": shapes.CAPTURE_VERIFY,
+    "capture off": shapes.CAPTURE_SWITCH,
+    "capture on": shapes.CAPTURE_SWITCH,
 }
 ON_THE_HUB = {
     "hub hosts": shapes.HOSTS,

@@ -116,6 +116,8 @@ def _host_examples(stage: Stage, mesh: Mesh) -> None:
         "meshagent plan --posture strict",
         "meshagent capture show",
         "meshagent capture verify",
+        "meshagent capture off",
+        "meshagent capture on --confirm 60",
         "meshagent certs rotate",
         "meshagent service add orders --port 8080 --protocol http --check http:/healthz",
         "meshagent service add cache --port 6379 --protocol redis",

@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from meshagent.agent.capture.controller import CaptureController
+from meshagent.agent.capture.suspension import Suspension
 from meshagent.agent.control.peers import build_peers
 from meshagent.agent.control.status import Known, build_status, from_epoch, rfc3339
 from meshagent.agent.identity.rotator import Rotator
@@ -16,7 +18,8 @@ from meshagent.agent.upstream.announce import Announcer
 from meshagent.config.edit import set_posture
 from meshagent.config.follow import FollowedConfig
 from meshagent.guard.client import GuardClient
-from meshagent.model.errors import UsageError
+from meshagent.machine import files
+from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.identity import Identity
 from meshagent.model.posture import Posture
 from meshagent.runtime.latest import Latest
@@ -33,6 +36,8 @@ class Parts:
     config: FollowedConfig
     posture: Latest[Posture]
     capture: CaptureController
+    suspension: Suspension
+    pending_path: Path
     guard: GuardClient
     relay: Relay
     rotator: Rotator
@@ -57,6 +62,8 @@ class Methods:
             "peers": self.peers,
             "capture.show": self.capture_show,
             "capture.verify": self.capture_verify,
+            "capture.off": self.capture_off,
+            "capture.on": self.capture_on,
             "certs": self.certs,
             "certs.rotate": self.certs_rotate,
             "plan.facts": self.plan_facts,
@@ -68,7 +75,11 @@ class Methods:
 
     async def posture_get(self, _params: dict[str, Any]) -> dict[str, Any]:
         until = self._parts.capture.status.value.pending_confirm_until
-        return {"posture": self._parts.posture.value.value, "confirm_until": from_epoch(until)}
+        return {
+            "posture": self._parts.posture.value.value,
+            "confirm_until": from_epoch(until),
+            "suspended": self._parts.suspension.suspended.value,
+        }
 
     async def posture_set(self, params: dict[str, Any]) -> dict[str, Any]:
         """Writes agent.yaml and applies; ``confirm`` seconds arm the guard's dead-man before anything changes."""
@@ -76,7 +87,7 @@ class Methods:
         posture, seconds = _posture(params.get("posture")), _seconds(params.get("confirm", 0))
         before = parts.posture.value
         await asyncio.to_thread(parts.guard.acknowledge)
-        if seconds and posture is not before:
+        if seconds and posture is not before and not parts.suspension.suspended.value:
             await parts.capture.begin_trial(seconds, {"posture": posture.value, "before": before.value})
         await asyncio.to_thread(set_posture, parts.config_path, posture)
         await parts.config.refresh()
@@ -103,6 +114,49 @@ class Methods:
         same = found.value == "equal" and status.in_sync
         why = [] if same else [status.error or f"the table in the kernel is {found.value}"]
         return {"in_sync": same, "differences": why}
+
+    async def capture_off(self, _params: dict[str, Any]) -> dict[str, Any]:
+        """Nothing new is captured until ``capture.on``, also after a restart; open connections stay.
+
+        A change on trial ends with it: it is neither kept in force nor undone later, nothing is captured.
+        """
+        parts = self._parts
+        changed = await parts.suspension.suspend(datetime.now(UTC))
+        if not await parts.capture.apply_now():
+            why = parts.capture.status.value.error
+            raise MeshagentError(
+                "capture-stays",
+                f"the rules could not be taken out of the kernel yet: {why}",
+                hint="it is tried again by itself; end the guard to be rid of them at once: meshagent status",
+            )
+        await parts.capture.confirm()
+        return self._switched(changed)
+
+    async def capture_on(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Capture again what the posture says, on trial for ``confirm`` seconds (0: at once and for good)."""
+        parts, seconds = self._parts, _seconds(params.get("confirm", 0))
+        undone = parts.capture.status.value.rolled_back is not None
+        if not parts.suspension.refresh() and not undone:
+            return self._switched(changed=False)
+        posture = parts.config.config.value.posture
+        await asyncio.to_thread(parts.guard.acknowledge)
+        if seconds:
+            await parts.capture.begin_trial(seconds, {"posture": posture.value, "before": "capture off"})
+        await asyncio.to_thread(files.remove_file, parts.pending_path)
+        await parts.suspension.resume()
+        parts.posture.set(posture)
+        await parts.capture.acknowledge()
+        return self._switched(changed=True)
+
+    def _switched(self, changed: bool) -> dict[str, Any]:
+        parts = self._parts
+        return {
+            "suspended": parts.suspension.suspended.value,
+            "since": rfc3339(parts.suspension.since),
+            "changed": changed,
+            "confirm_until": from_epoch(parts.capture.status.value.pending_confirm_until),
+            "daemon": True,
+        }
 
     async def certs(self, _params: dict[str, Any]) -> dict[str, Any]:
         return _certs(self._parts.rotator.identity.value, self._parts.rotator)

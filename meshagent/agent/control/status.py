@@ -27,6 +27,7 @@ class Known:
     posture: Posture
     upstream: UpstreamState
     capture: CaptureStatus
+    suspended_since: datetime | None
     proxy: ProxyState
     services: tuple[DeclaredService, ...]
     health: Mapping[str, ServiceHealth]
@@ -50,7 +51,11 @@ def build_status(known: Known) -> dict[str, Any]:
             "renew_at": rfc3339(known.renew_at),
         },
         "control_plane": _control_plane(known),
-        "capture": {**_capture(known.capture), "around_proxy": known.around_proxy},
+        "capture": {
+            **_capture(known.capture),
+            "suspended_since": rfc3339(known.suspended_since),
+            "around_proxy": known.around_proxy,
+        },
         "proxy": {
             "pid": known.proxy.pid or None,
             "version": known.proxy.version,

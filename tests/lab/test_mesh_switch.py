@@ -1,0 +1,130 @@
+"""``capture off`` and ``capture on`` on hosts that serve: nobody is cut off, and it lasts."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshagent.lab import Host, recipes, wait_until
+from tests.lab.mesh import Mesh, open_mesh
+
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("switch")]
+
+
+@pytest.fixture(scope="module")
+def opened(envoy: Path) -> Iterator[Mesh]:
+    with open_mesh((4,)) as mesh:
+        web, cache = mesh.lab.host("web"), mesh.lab.host("cache")
+        recipes.redis(cache)
+        mesh.before["web"] = web.snapshot()
+        mesh.join_all((cache, [("cache", 6379, "redis")]), (web, []))
+        yield mesh
+
+
+@pytest.fixture
+def mesh(opened: Mesh) -> Iterator[Mesh]:
+    """Everything on before and after each test."""
+    yield opened
+    web = opened.lab.hosts["web"]
+    if not opened.agents["web"].alive:
+        opened.start(web)
+        opened.settle()
+    web.meshagent("capture", "on", "--confirm", "0")
+    web.meshagent("posture", "permissive", "--confirm", "0")
+    opened.settle()
+
+
+def captures(host: Host) -> bool:
+    """Whether a new connection to a mesh address would be captured, as the kernel has it."""
+    return "chain to_proxy" in host.run(["nft", "list", "ruleset"]).stdout
+
+
+def off_and_says_so(mesh: Mesh, host: Host) -> None:
+    status = mesh.status(host)
+    assert not status["capture"]["active"] and status["capture"]["suspended_since"]
+    assert [c["severity"] for c in status["conditions"] if c["code"] == "capture-suspended"] == ["warning"]
+    assert host.meshagent("status").stdout.count("meshagent capture on") >= 2
+    assert not captures(host)
+
+
+def test_off_and_on_again_keep_open_connections_and_everybody_says_what_holds(mesh: Mesh) -> None:
+    web = mesh.lab.hosts["web"]
+    with mesh.busy(web, "cache") as busy:
+        answer = web.meshagent_json("capture", "off")
+        assert answer["suspended"] and answer["changed"] and answer["since"] and answer["daemon"]
+        off_and_says_so(mesh, web)
+        busy.goes_on(20)
+        with pytest.raises(ConnectionRefusedError):  # a virtual address has no direct way: refused at once, no timeout
+            web.connect(busy.address, 6379)
+        again = web.meshagent_json("capture", "off")
+        assert (again["changed"], again["since"]) == (False, answer["since"])
+        planned = web.meshagent("plan").stdout
+        assert "switched off" in planned and "meshagent capture on" in planned
+        busy.goes_on(20)
+        on = web.meshagent_json("capture", "on", "--confirm", "0")
+        assert (on["suspended"], on["since"], on["changed"]) == (False, None, True)
+        busy.goes_on(20)
+    assert mesh.redis(web, "cache") == "PONG"
+    assert mesh.conditions(web) == []
+    assert not web.meshagent_json("capture", "on", "--confirm", "60")["changed"]
+    assert mesh.status(web)["capture"]["pending_confirm_until"] is None
+
+
+def test_off_lasts_over_a_killed_agent_and_a_killed_guard(mesh: Mesh) -> None:
+    web = mesh.lab.hosts["web"]
+    web.meshagent("capture", "off")
+    mesh.agents["web"].kill()
+    guard = next(pid for pid in web.processes() if b"meshagent.guard" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    web.run(["kill", "-9", str(guard)])
+    mesh.start(web)
+    wait_until(lambda: mesh.status(web)["proxy"]["ready"], 20, "the agent")
+    off_and_says_so(mesh, web)
+    web.meshagent("capture", "on", "--confirm", "0")
+    wait_until(lambda: mesh.redis(web, "cache") == "PONG", 10)
+
+
+def test_off_ends_a_change_on_trial_and_on_brings_it_back_on_a_trial_of_its_own(mesh: Mesh) -> None:
+    web = mesh.lab.hosts["web"]
+    web.meshagent("posture", "outbound", "--confirm", "2")
+    assert web.meshagent_json("capture", "off")["confirm_until"] is None
+    status = mesh.status(web)
+    assert status["capture"]["pending_confirm_until"] is None
+    said = web.meshagent_json("posture", "strict", "--confirm", "1")  # nothing is captured, so nothing is on trial
+    assert said["suspended"] and said["confirm_until"] is None
+    assert web.meshagent_json("capture", "on", "--confirm", "1")["confirm_until"]
+    wait_until(lambda: "rolled-back" in mesh.conditions(web), 10, "the roll-back")
+    assert not captures(web)
+    assert web.meshagent_json("capture", "on", "--confirm", "0")["changed"]  # a person decided: it is on again
+    assert mesh.status(web)["posture"] == "strict"
+    wait_until(lambda: captures(web) and mesh.conditions(web) == [], 5)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["agent-killed", "agent-hangs"])
+def test_without_an_agent_off_works_at_once_and_on_says_what_to_do(mesh: Mesh, how: signal.Signals) -> None:
+    web, agent = mesh.lab.hosts["web"], mesh.agents["web"]
+    with mesh.busy(web, "cache") as busy:
+        agent.send_signal(how)
+        if how is signal.SIGKILL:
+            agent.wait()
+        answer = web.meshagent_json("capture", "off")
+        assert answer["suspended"] and answer["changed"] and not answer["daemon"]
+        assert not captures(web)
+        busy.goes_on(20)
+        refused = web.meshagent("capture", "on", "--confirm", "0", check=False)
+        assert refused.returncode == 4 and "hint:" in refused.stderr
+        if how is signal.SIGKILL:
+            mesh.start(web)
+        else:
+            agent.send_signal(signal.SIGCONT)
+        wait_until(lambda: "capture-suspended" in mesh.conditions(web), 20, "the agent to hear of it")
+        off_and_says_so(mesh, web)
+        busy.goes_on(20)
+
+
+def test_leaving_while_capture_is_off_gives_the_host_back(mesh: Mesh) -> None:
+    web = mesh.lab.hosts["web"]
+    web.meshagent("capture", "off")
+    mesh.leave(web)
+    assert mesh.left_over(web) == []
+    mesh.join_all((web, []))
