@@ -8,6 +8,8 @@ from meshagent.guard.text import require_table, require_updates
 from meshagent.guard.wire import RequestError, take
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 
+NFT, IPTABLES = "nft", "iptables"
+
 #: The most a person may wait before confirming; longer is a mistake, not a trial.
 MAX_TRIAL_SECONDS = 24 * 3600.0
 
@@ -24,6 +26,8 @@ class Gate:
 class Ruleset:
     """Everything that should be in the kernel. ``table`` is empty where nothing should be.
 
+    ``backend`` is ``nft``, or ``iptables`` where the texts are for iptables-restore (legacy_text.py).
+
     ``owner`` asks for a table that dies with the guard (failure policy open). ``carry`` names dynamic sets whose
     counted elements survive a replacement.
     """
@@ -34,6 +38,7 @@ class Ruleset:
     digest: str = ""
     gates: Mapping[str, Gate] = field(default_factory=dict)
     carry: tuple[str, ...] = ()
+    backend: str = NFT
 
 
 @dataclass(frozen=True, slots=True)

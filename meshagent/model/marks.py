@@ -34,3 +34,6 @@ DNS_CAPTURED_ZONE = 28003
 #: Name of the rule tables, the route for virtual addresses goes over lo.
 TABLE = "meshagent"
 ANCHOR_TABLE = "meshagent_anchor"
+
+#: Legacy iptables has no tables of one's own: our chains are told by their names, in upper case there.
+CHAIN_PREFIX = "MESHAGENT_"
