@@ -32,6 +32,7 @@ from meshagent.agent.identity.keys import WorkloadKeyKind
 from meshagent.agent.identity.keystore import Enrolment, Keystore
 from meshagent.agent.identity.rotator import Rotator
 from meshagent.agent.identity.sds import SdsServer
+from meshagent.agent.kept import Kept
 from meshagent.agent.names.server import NamesServer
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
@@ -111,6 +112,7 @@ class Agent:
         down.push_async_callback(control.close)
         # Declared services are known before the first apply: rules of theirs that are in the kernel must never go.
         await asyncio.gather(asyncio.to_thread(ensure_guard, self.paths), self.declared.refresh(), self.proxy.prepare())
+        await self.kept.start()
         for server in (self.sds, self.relay_server):
             await server.start()
             down.push_async_callback(server.stop)
@@ -174,6 +176,7 @@ class Agent:
         hubs = config.hub or self.enrolment.hub_addresses
         cache = Cache(self.paths.state / "config.cache", self.clock, self.tracker)
         self.cache, self.relay = cache, Relay(cache, self.tracker)
+        self.kept = Kept(self.paths.captured, self.guard, self.relay.taps, self.relay.settled)
         self.relay_server = RelayServer(self.relay, self.paths.xds_socket, self.footprint.gid)
         subscriber = Subscriber(build_node(self._workload(config)), (CDS, LDS, NDS, HOST_POLICY))
         subscriber.restore(self.relay.restore())
@@ -214,8 +217,8 @@ class Agent:
                 posture=derived.posture,
                 config=derived.capture_config,
                 services=self.declared.services,
-                policy=self.relay.taps.policy,
-                mesh=self.relay.taps.addresses,
+                policy=self.kept.policy,
+                mesh=self.kept.mesh,
                 capture_dns=derived.capture_dns,
                 suspended=self.suspension.suspended,
             ),
@@ -263,6 +266,7 @@ class Agent:
             "here": self.here.run,
             "derived": self.derived.run,
             "cache": self.relay.run,
+            "kept": self.kept.run,
             "session": self.session.run,
             "rotator": self.rotator.run,
             "declared": self.declared.run,
@@ -308,6 +312,7 @@ class Agent:
                 pending_path=self.paths.pending,
                 guard=self.guard,
                 relay=self.relay,
+                kept=self.kept,
                 rotator=self.rotator,
                 announcer=self.announcer,
                 known=self._known,

@@ -51,7 +51,7 @@ class Derived:
         self.capture_config: Latest[CaptureConfig] = Latest(config.capture)
         self.dns: Latest[DnsPlan] = Latest(DnsPlan(DnsMode.OFF))
         self.capture_dns: Latest[bool] = Latest(False)
-        self.names: Latest[NameIndex] = Latest(NameIndex(enrolment.zone))
+        self.names: Latest[NameIndex] = Latest(NameIndex(enrolment.zone, known=False))
         self.health: Latest[Mapping[str, ServiceHealth]] = Latest({})
         self.host: Latest[HostDescription] = Latest(HostDescription())
         self._enrolment = enrolment

@@ -47,6 +47,10 @@ class NameEntry:
 
 @dataclass(frozen=True, slots=True)
 class NameTable:
-    """Host name (lower case, no trailing dot) -> entry."""
+    """Host name (lower case, no trailing dot) -> entry.
+
+    ``known``: this is what the control plane said; else nothing is known yet, so nothing can be said not to exist.
+    """
 
     entries: Mapping[str, NameEntry] = field(default_factory=dict)
+    known: bool = True

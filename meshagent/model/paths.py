@@ -88,6 +88,11 @@ class Paths:
         return self.run / "sds.sock"
 
     @property
+    def captured(self) -> Path:
+        """What the last agent asked to capture; gone with a reboot, as the rules are."""
+        return self.run / "captured.json"
+
+    @property
     def proxy_dir(self) -> Path:
         return self.run / "proxy"
 

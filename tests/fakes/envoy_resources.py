@@ -47,6 +47,13 @@ def tcp_listener(name: str, port: int, cluster: str, *, address: str = "127.0.0.
     return listener
 
 
+def gate(port: int = 15001, address: str = "127.0.0.1") -> Listener:
+    """The listener that receives redirected connections."""
+    listener = tcp_listener(f"gate{port}@{address}", port, "c", address=address)
+    listener.use_original_dst.value = True
+    return listener
+
+
 def names(**hosts: str) -> NameTable:
     table = NameTable()
     for host, ip in hosts.items():

@@ -219,6 +219,42 @@ class BusyRedis:
             self._ending.set()
 
 
+class Connecting:
+    """New connections one after the other from a thread, each used for one Redis PING; ``failures`` in words."""
+
+    def __init__(self, host: Host, address: str, port: int = 6379, pause: float = 0.005) -> None:
+        self._host, self._where, self._pause = host, (address, port), pause
+        self.answers, self.failures = 0, list[str]()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._ending.wait(self._pause):
+            try:
+                with self._host.connect(*self._where) as connection:
+                    connection.sendall(b"PING\r\n")
+                    answer = connection.recv(100)
+                if answer != b"+PONG\r\n":
+                    raise ConnectionError(f"answered {answer!r}")
+                self.answers += 1
+            except OSError as error:
+                self.failures.append(f"{error!r} after {self.answers} answers")
+
+    def goes_on(self, more: int = 20) -> None:
+        """Returns when ``more`` further connections were answered."""
+        target = self.answers + more
+        wait_until(lambda: self.answers >= target, 15, "answers on new connections")
+
+    def __enter__(self) -> "Connecting":
+        self._thread.start()
+        self.goes_on(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join(10)
+
+
 @contextlib.contextmanager
 def open_mesh(families: Sequence[int] = (4, 6)) -> Iterator[Mesh]:
     """A lab with a running hub; use ``lab.host`` and ``join`` for the rest."""

@@ -11,7 +11,7 @@ import pytest
 
 from meshagent.lab import Host, recipes, wait_until
 from meshagent.lab.waiting import NotInTimeError
-from tests.lab.mesh import Mesh, open_mesh, took
+from tests.lab.mesh import Connecting, Mesh, open_mesh, took
 
 pytestmark = pytest.mark.root
 
@@ -65,6 +65,27 @@ def test_an_agent_that_ends_and_starts_again_is_not_noticed(mesh: Mesh, number: 
             assert all(new >= old for new, old in zip(counts, old_counts, strict=True)), "counters were reset"
         busy.goes_on()
     assert busy.slowest < 0.5
+
+
+def test_an_agent_that_starts_with_less_than_the_kernel_knows_refuses_nobody(mesh: Mesh) -> None:
+    """The cache is written behind, and disks lose files: what is captured must not shrink before the hub has spoken."""
+    web, db = mesh.members["web"], mesh.members["cache"]
+    file = web.root / "var/lib/meshagent/config.cache"
+    older = file.read_bytes()
+    db.meshagent("service", "add", "newest", "--port", "6380", "--target-port", "6379", "--protocol", "redis")
+    mesh.offers["cache"] = [*mesh.offers["cache"], ("newest", 6380, "redis")]
+    mesh.settle()
+    before = rules(web)[0]
+    losses = (file.unlink, partial(file.write_bytes, b"damaged"), partial(file.write_bytes, older))
+    with Connecting(web, mesh.resolve(web, "newest.default.mesh.internal")[0], 6380) as connecting:
+        for lose in losses:
+            mesh.agents["web"].kill()
+            lose()
+            mesh.start(web)
+            mesh.settle()
+            connecting.goes_on()
+            assert rules(web)[0] == before
+    assert connecting.failures == []
 
 
 def test_names_outside_the_mesh_resolve_without_an_agent_and_mesh_names_come_back_with_it(mesh: Mesh) -> None:

@@ -13,6 +13,7 @@ from meshagent.agent.capture.suspension import Suspension
 from meshagent.agent.control.peers import build_peers
 from meshagent.agent.control.status import Known, build_status, from_epoch, rfc3339
 from meshagent.agent.identity.rotator import Rotator
+from meshagent.agent.kept import Kept
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.upstream.announce import Announcer
 from meshagent.config.edit import set_posture
@@ -40,6 +41,7 @@ class Parts:
     pending_path: Path
     guard: GuardClient
     relay: Relay
+    kept: Kept
     rotator: Rotator
     announcer: Announcer
     known: Callable[[], "asyncio.Future[Known] | Any"]
@@ -99,7 +101,7 @@ class Methods:
         return {"confirmed": await self._parts.capture.confirm()}
 
     async def peers(self, _params: dict[str, Any]) -> dict[str, Any]:
-        return build_peers(self._parts.relay.snapshot.value, self._parts.relay.taps.names.value)
+        return build_peers(self._parts.relay.serving, self._parts.relay.taps.names.value)
 
     async def capture_show(self, _params: dict[str, Any]) -> dict[str, Any]:
         counters = await self._parts.capture.counts()
@@ -166,10 +168,10 @@ class Methods:
 
     async def plan_facts(self, _params: dict[str, Any]) -> dict[str, Any]:
         """What only the daemon knows of a plan: the mesh's addresses and what the mesh says about our ports."""
-        taps = self._parts.relay.taps
+        kept = self._parts.kept
         return {
-            "mesh": [[str(address.ip), address.port] for address in sorted(taps.addresses.value, key=str)],
-            "policy": {str(port): mode.value for port, mode in taps.policy.value.plaintext.items()},
+            "mesh": [[str(address.ip), address.port] for address in sorted(kept.mesh.value, key=str)],
+            "policy": {str(port): mode.value for port, mode in kept.policy.value.plaintext.items()},
         }
 
     async def leave(self, _params: dict[str, Any]) -> dict[str, Any]:

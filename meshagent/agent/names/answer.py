@@ -81,8 +81,10 @@ def _fit(
     query: bytes, asked: Query, index: NameIndex, found: Addresses | Absent, edns: Edns | None, size: int
 ) -> bytes:
     answers = _answers(asked, index, found)
-    authority = [] if answers else _authority(asked, index)
-    rcode = packet.NXDOMAIN if found is Absent.UNKNOWN else packet.NOERROR
+    authority = [] if answers or not index.known else _authority(asked, index)
+    rcode = packet.NOERROR
+    if found is Absent.UNKNOWN:  # SERVFAIL: ask again; "no such name" would be remembered, and may be wrong
+        rcode = packet.NXDOMAIN if index.known else packet.SERVFAIL
     reply = _message(query, asked, rcode, answers, authority, edns)
     if len(reply) <= size:
         return reply

@@ -42,12 +42,14 @@ class Addresses:
 class NameIndex:
     """Wire name (lower case) -> addresses, and which part of the name space is the mesh's.
 
-    ``parents`` are the empty non-terminals of the zone, the zone itself included.
+    ``parents`` are the empty non-terminals of the zone, the zone itself included. ``known`` is False before the first
+    name table has come: then a name of the zone may exist all the same.
     """
 
     zone: str = DEFAULT_ZONE
     hosts: Mapping[bytes, Addresses] = field(default_factory=dict)
     parents: frozenset[bytes] = frozenset()
+    known: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zone_wire", encode_name(self.zone))
@@ -97,7 +99,7 @@ def build_index(
             continue
         hosts.setdefault(wire, _addresses(addresses, families))
     zone_wire = encode_name(zone)
-    return NameIndex(zone, hosts, frozenset(_parents(hosts, zone_wire) | {zone_wire}))
+    return NameIndex(zone, hosts, frozenset(_parents(hosts, zone_wire) | {zone_wire}), table.known)
 
 
 def _own(table: NameTable) -> Iterator[tuple[str, tuple[IPAddress, ...]]]:

@@ -21,6 +21,7 @@ class _Slot:
 
     offered: Entry
     proven: Entry | None = None
+    used: bool = False  # the Envoy that runs now has taken this name, in some version
     reason: str = ""  # why offered was refused
     held_back: bool = False  # waits for its trial
     taken_back: bool = False  # while held back: Envoy has answered the way back, so a trial counts as news again
@@ -37,15 +38,20 @@ class _Slot:
 
 @dataclass(slots=True)
 class Ledger:
-    """All resources of one type. ``known``: the control plane has said something about this type (even "none")."""
+    """All resources of one type.
+
+    ``known``: there is something to say about this type, from the control plane (even "none") or from disk.
+    ``heard``: the control plane has said it in this life of the agent.
+    """
 
     type_url: str
     known: bool = False
+    heard: bool = False
     _slots: dict[str, _Slot] = field(default_factory=dict)
     _trials: list[tuple[str, ...]] = field(default_factory=list)
     _trial: tuple[str, ...] = ()
     _served: dict[str, Entry] | None = None
-    _claims: Mapping[str, str] = field(default_factory=dict)  # of the newest stream: name -> version
+    _claims: dict[str, str] = field(default_factory=dict)  # of the newest stream: name -> version; each good once
 
     # --- from the control plane
 
@@ -57,16 +63,18 @@ class Ledger:
 
     def offer(self, changed: Mapping[str, Entry], removed: Iterable[str]) -> Mapping[str, str]:
         """Take news; returns those that Envoy has refused before in exactly this form, with its reason."""
-        self.known = True
+        self.known = self.heard = True
         refused: dict[str, str] = {}
         for name, entry in changed.items():
             slot = self._slots.get(name)
-            if slot is None:
-                self._slots[name] = _Slot(entry, entry if self._claims.get(name) == entry.version else None)
-            elif slot.reason and slot.offered == entry:
+            if slot is not None and slot.reason and slot.offered == entry:
                 refused[name] = slot.reason
-            else:
-                slot.offered, slot.reason, slot.held_back, slot.taken_back = entry, "", False, False
+                continue
+            if slot is None:
+                slot = self._slots[name] = _Slot(entry, used=name in self._claims)
+            slot.offered, slot.reason, slot.held_back, slot.taken_back = entry, "", False, False
+            if self._claims.pop(name, None) == entry.version:  # Envoy has it: it is not sent, so it will not be ACKed
+                slot.proven = entry
         self.forget(removed)
         return refused
 
@@ -82,7 +90,7 @@ class Ledger:
         """Envoy ACKed a response: ``resources`` name -> version as sent."""
         for name, version in resources.items():
             self._prove(name, version)
-        self._answered([*resources, *removed])
+        self._answered(resources, removed)
 
     def refused(self, resources: Mapping[str, str], removed: Iterable[str], error: str) -> Mapping[str, str]:
         """Envoy NACKed a response: returns the names that are to blame, with the reason.
@@ -90,7 +98,7 @@ class Ledger:
         The others are proven, or held back: when Envoy has answered the way back, half of them is tried again.
         """
         suspects = [name for name, version in resources.items() if self._is_on_trial(name, version)]
-        self._answered([*resources, *removed])
+        self._answered(resources, removed)
         verdict = blame(self.type_url, error, suspects)
         rest = [name for name in suspects if name not in verdict.bad]
         for name in verdict.bad:
@@ -134,6 +142,14 @@ class Ledger:
         return {name: slot.proven for name, slot in self._slots.items() if slot.proven is not None}
 
     @property
+    def used(self) -> Mapping[str, Entry]:
+        """What the Envoy that runs now has taken and the control plane still wants.
+
+        Not all of what is proven: that may be from disk, from another life of Envoy.
+        """
+        return {name: slot.proven or slot.offered for name, slot in self._slots.items() if slot.used}
+
+    @property
     def good(self) -> Mapping[str, Entry]:
         """Worth keeping on disk: what was proven, else what nobody has refused."""
         pairs = ((name, slot.proven or (None if slot.reason else slot.offered)) for name, slot in self._slots.items())
@@ -149,14 +165,20 @@ class Ledger:
         """Refused names -> reason."""
         return {name: slot.reason for name, slot in self._slots.items() if slot.reason}
 
+    @property
+    def judged(self) -> bool:
+        """The Envoy that runs now has taken or refused everything that was offered."""
+        return all(slot.used or slot.reason for slot in self._slots.values())
+
     def waiting(self, names: Iterable[str]) -> frozenset[str]:
         """Those of ``names`` on which Envoy has not said anything yet."""
         return frozenset(name for name in names if name in self._slots and self._slots[name].waiting)
 
     # --- inside
 
-    def _answered(self, names: Iterable[str]) -> None:
-        for name in names:
+    def _answered(self, resources: Iterable[str], removed: Iterable[str]) -> None:
+        for name in (*resources, *removed):
+            self._claims.pop(name, None)
             slot = self._slots.get(name)
             if slot is not None and slot.held_back:
                 slot.taken_back = True
@@ -190,6 +212,8 @@ class Ledger:
     def _prove(self, name: str, version: str) -> None:
         if self._is_on_trial(name, version):
             self._slots[name].proven = self._slots[name].offered
+        if name in self._slots:
+            self._slots[name].used = True
 
     def _hold_back(self, names: list[str], *, halve: bool) -> None:
         for name in names:

@@ -5,6 +5,9 @@ judged it, which resources were refused. Offers wait for each other only as far 
 listeners and routes for the clusters and endpoints before them (Envoy ACKs clusters only once they are warm), clusters
 that are removed for the listeners before them, names and policies for everything before them. Every wait is bounded:
 a proxy that is slow, gone or silent never blocks the session; its verdict then comes later and counts all the same.
+
+A proxy that connects with what it holds has at least what is on disk here, often more (the disk is written behind, or
+was lost). So until the control plane has spoken of a type in this life of the agent, such a proxy is told nothing.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from meshagent.agent.relay.references import REFERS_TO, References
 from meshagent.agent.relay.rejections import Rejections
 from meshagent.agent.relay.taps import Taps
 from meshagent.model.condition import ConditionSink
+from meshagent.model.ports import OUTBOUND as GATE
 from meshagent.protocol.entry import Entry, Snapshot
 from meshagent.protocol.publisher import Verdict
 from meshagent.protocol.subscriber import Received
@@ -52,14 +56,24 @@ class _Turn:
 
 
 class Relay:
-    """See the module. ``snapshot`` is what Envoy should have, ``wanted`` what to ask the control plane for by name."""
+    """See the module. ``snapshot`` is what Envoy should have, ``wanted`` what to ask the control plane for by name.
+
+    ``settled``: types of which the control plane has spoken in this life and on all of which Envoy has an opinion.
+    """
 
     def __init__(
-        self, cache: Cache, conditions: ConditionSink, *, adapt: Adapter = identity, patience: float = PATIENCE
+        self,
+        cache: Cache,
+        conditions: ConditionSink,
+        *,
+        adapt: Adapter = identity,
+        patience: float = PATIENCE,
+        gate: int = GATE,
     ) -> None:
         self.snapshot: Latest[Snapshot] = Latest({})
         self.wanted: Latest[Mapping[str, frozenset[str]]] = Latest({EDS: frozenset(), RDS: frozenset()})
-        self.taps = Taps()
+        self.settled: Latest[frozenset[str]] = Latest(frozenset())
+        self.taps = Taps(gate)
         self._cache = cache
         self._adapt = adapt
         self._patience = patience
@@ -69,6 +83,7 @@ class Relay:
         self._queue: list[_Turn] = []
         self._progress: Latest[int] = Latest(0)  # counts verdicts, and streams that come and go
         self._streams: list[int] = []  # open ones of Envoy, oldest first
+        self._equipped = False  # the newest stream came with resources that Envoy holds already
         self._unreadable: dict[str, dict[str, str]] = {}  # type -> name -> why Envoy never saw it
         self._rejections = Rejections(conditions)
         self._adapted: dict[str, dict[str, tuple[Entry, Entry]]] = {}
@@ -133,6 +148,7 @@ class Relay:
     def stream_opened(self, stream: int) -> None:
         """Envoy (or a new epoch of it) connected; ``stream`` tells streams apart. Verdicts of the newest count."""
         self._streams.append(stream)
+        self._equipped = False
         for ledger in self._ledgers.values():
             ledger.reconnected()
         self._publish()
@@ -144,10 +160,11 @@ class Relay:
             self._streams.remove(stream)
         self._progress.set(self._progress.value + 1)
 
-    def claimed(self, type_url: str, versions: Mapping[str, str]) -> None:
+    def claimed(self, stream: int, type_url: str, versions: Mapping[str, str]) -> None:
         """What Envoy says it has, in the first request of a type on a new stream."""
         ledger = self._ledgers.get(type_url)
-        if ledger is not None and versions:
+        if ledger is not None and versions and self._streams and stream == self._streams[-1]:
+            self._equipped = True
             ledger.claimed(versions)
             self._after(type_url)
             self._progress.set(self._progress.value + 1)
@@ -174,9 +191,16 @@ class Relay:
         ledger = self._ledgers[type_url]
         self._follow(type_url)
         self._publish()
+        if type_url not in self.settled.value and ledger.heard and (type_url in OWN_TYPES or ledger.judged):
+            self.settled.set(self.settled.value | {type_url})
         reasons = {**self._unreadable.get(type_url, {}), **ledger.reasons}
         self._rejections.show(short_name(type_url), reasons)
         self._cache.save(self._good)
+
+    @property
+    def serving(self) -> Snapshot:
+        """What is or would be served, also while a proxy that holds it already is told nothing."""
+        return {type_url: ledger.served for type_url, ledger in self._ledgers.items() if ledger.known}
 
     def _good(self) -> Snapshot:
         return {type_url: ledger.good for type_url, ledger in self._ledgers.items() if ledger.known}
@@ -187,7 +211,7 @@ class Relay:
         if type_url in REFERS_TO:
             self._refer(type_url, ledger)
         if ledger.known:
-            self.taps.take(type_url, ledger.proven if type_url in ENVOY_TYPES else ledger.offered)
+            self.taps.take(type_url, ledger.used if type_url in ENVOY_TYPES else ledger.offered)
 
     def _refer(self, type_url: str, ledger: Ledger) -> None:
         target = REFERS_TO[type_url]
@@ -198,7 +222,7 @@ class Relay:
         self.wanted.set({**self.wanted.value, target: names})
 
     def _publish(self) -> None:
-        known = (t for t in ENVOY_TYPES if self._ledgers[t].known)
+        known = (t for t in ENVOY_TYPES if self._ledgers[t].known and (self._ledgers[t].heard or not self._equipped))
         self.snapshot.set({type_url: self._serve(type_url) for type_url in known})
 
     def _serve(self, type_url: str) -> Mapping[str, Entry]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from meshagent.transport.ads_server import AdsServer, Ending, end_streams
 from meshagent.transport.grpc_server import Call, Stream, add_methods, bind_unix, local_peer, new_server
 from meshagent.transport.unix import Access, remove
 
+#: The number of the stream that the running task serves.
+_number: ContextVar[int] = ContextVar("stream")
+
 
 class _EnvoyStream:
     """One stream of Envoy (``transport.ads_server.AdsSession``)."""
@@ -25,7 +29,6 @@ class _EnvoyStream:
         self._closed = closed
         self._relay = relay
         self._number = number
-        relay.stream_opened(number)
 
     @property
     def snapshot(self) -> Latest[Snapshot]:
@@ -39,23 +42,28 @@ class _EnvoyStream:
 
     async def close(self) -> None:
         self._closed(self)
-        self._relay.stream_closed(self._number)
 
 
 class _Listening:
-    """A gRPC context that also tells the relay what Envoy claims to have when it (re)connects."""
+    """A gRPC context that also tells the relay that Envoy (re)connected, and what it claims to have."""
 
-    def __init__(self, context: Any, relay: Relay) -> None:
+    def __init__(self, context: Any, relay: Relay, number: int) -> None:
         self._context = context
         self._relay = relay
+        self._number = number
+        self._opened = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def read(self) -> Any:
         request = await self._context.read()
-        if isinstance(request, DeltaDiscoveryRequest) and request.initial_resource_versions:
-            self._relay.claimed(request.type_url, dict(request.initial_resource_versions))
+        if isinstance(request, DeltaDiscoveryRequest):
+            if not self._opened:
+                self._opened = True
+                self._relay.stream_opened(self._number)
+            if request.initial_resource_versions:
+                self._relay.claimed(self._number, request.type_url, dict(request.initial_resource_versions))
         return request
 
 
@@ -85,12 +93,17 @@ class RelayServer:
 
     def _listening(self, handler: Stream) -> Stream:
         async def serve(context: Any, call: Call) -> None:
-            await handler.serve(_Listening(context, self._relay), call)
+            number = next(self._numbers)
+            _number.set(number)  # each call is a task of its own
+            try:
+                await handler.serve(_Listening(context, self._relay, number), call)
+            finally:
+                self._relay.stream_closed(number)
 
         return Stream(handler.method, serve)
 
     async def _open(self, node: Node, call: Call) -> _EnvoyStream:
         del node, call
-        stream = _EnvoyStream(self._relay, next(self._numbers), self._streams.discard)
+        stream = _EnvoyStream(self._relay, _number.get(), self._streams.discard)
         self._streams.add(stream)
         return stream

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from meshagent.model.address import IPAddress, MeshAddress, parse_ip
 from meshagent.model.names import NameEntry, NameTable, is_dns_name
 from meshagent.model.policy import HostPolicy
+from meshagent.model.ports import OUTBOUND as GATE
 from meshagent.model.posture import PlaintextMode
 from meshagent.protocol.entry import Entry
 from meshagent.protocol.pb.istio_nds_pb2 import NameTable as NameTableMessage
@@ -26,39 +27,59 @@ MAX_PORTS = 4_096
 
 
 class Taps:
-    """The three values, as ``Latest``; they keep their last content when something can't be read."""
+    """The three values, as ``Latest``; they keep their last content when something can't be read.
 
-    def __init__(self) -> None:
-        self.names: Latest[NameTable] = Latest(NameTable())
+    ``gate``: the port on loopback where captured connections arrive. Without a listener there, whoever else holds the
+    port would get them, so addresses of a family count only while its gate is in use.
+    """
+
+    def __init__(self, gate: int = GATE) -> None:
+        self.names: Latest[NameTable] = Latest(NameTable(known=False))
         self.addresses: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
-        self._listeners: dict[str, tuple[Entry, MeshAddress | None]] = {}
+        self._gate = gate
+        self._listeners: dict[str, tuple[Entry, MeshAddress | int | None]] = {}
 
-    def take(self, type_url: str, proven: Mapping[str, Entry]) -> None:
+    def take(self, type_url: str, used: Mapping[str, Entry]) -> None:
         """The resources of one type that are in use now."""
         if type_url == LDS:
-            self.addresses.set(self._addresses(proven))
+            self.addresses.set(self._addresses(used))
         elif type_url == NDS:
-            self.names.set(name_table(entry.body for entry in proven.values()))
+            self.names.set(name_table(entry.body for entry in used.values()))
         elif type_url == HOST_POLICY:
-            self.policy.set(host_policy(entry.body for entry in proven.values()))
+            self.policy.set(host_policy(entry.body for entry in used.values()))
 
-    def _addresses(self, proven: Mapping[str, Entry]) -> frozenset[MeshAddress]:
+    def _addresses(self, used: Mapping[str, Entry]) -> frozenset[MeshAddress]:
         """Reads only listeners that changed: with 1,000 services an update of one costs one parse."""
         known = self._listeners
         self._listeners = {
-            name: known[name] if name in known and known[name][0] is entry else (entry, mesh_address(entry.body))
-            for name, entry in proven.items()
+            name: known[name] if name in known and known[name][0] is entry else (entry, self._read(entry.body))
+            for name, entry in used.items()
         }
-        return frozenset(address for _, address in self._listeners.values() if address is not None)
+        found = [what for _, what in self._listeners.values()]
+        gates = {what for what in found if isinstance(what, int)}
+        return frozenset(what for what in found if isinstance(what, MeshAddress) and what.ip.version in gates)
+
+    def _read(self, body: bytes) -> MeshAddress | int | None:
+        """The mesh address that a listener serves, or the IP version for which it is the gate, or neither."""
+        try:
+            listener = Listener.FromString(body)
+        except DecodeError:
+            return None
+        return gate_of(listener, self._gate) or mesh_address(listener)
 
 
-def mesh_address(body: bytes) -> MeshAddress | None:
+def gate_of(listener: Listener, port: int = GATE) -> int:
+    """4 or 6 of a listener that receives what the kernel redirects to ``port``; 0 for every other one."""
+    socket = listener.address.socket_address
+    ip = parse_ip(socket.address)
+    if ip is None or socket.port_value != port or not listener.use_original_dst.value:
+        return 0
+    return ip.version if ip.is_loopback or ip.is_unspecified else 0
+
+
+def mesh_address(listener: Listener) -> MeshAddress | None:
     """The address:port that a non-bound OUTBOUND listener serves; None for every other listener."""
-    try:
-        listener = Listener.FromString(body)
-    except DecodeError:
-        return None
     if listener.traffic_direction != OUTBOUND or not listener.HasField("bind_to_port") or listener.bind_to_port.value:
         return None
     socket = listener.address.socket_address

@@ -36,6 +36,9 @@ from tests.fakes.signed import fresh_identity
 
 USER = ProxyUser(61001, 61001)
 
+#: Not the real port: these tests run in the machine's own network namespace.
+GATE = 18001
+
 
 @contextlib.contextmanager
 def own_root() -> Iterator[Paths]:
@@ -60,7 +63,7 @@ class Side:
         files.make_dir(paths.run, mode=0o755)
         self.identity: Latest[Identity] = Latest(fresh_identity(self.authority))
         self.cache = Cache(paths.state / "cache", clock, self.conditions, delay=0.05)
-        self.relay = Relay(self.cache, self.conditions)
+        self.relay = Relay(self.cache, self.conditions, gate=GATE)
         self.sds = SdsServer(self.identity, paths.sds_socket, USER.gid)
         self.ads = RelayServer(self.relay, paths.xds_socket, USER.gid)
         self.subscriber = Subscriber(Node(id="n"), [CDS, LDS, NDS, HOST_POLICY], {EDS: (), RDS: ()})

@@ -167,3 +167,14 @@ def test_entries_without_addresses_answer_empty() -> None:
         index(NameTable({"x.y.mesh.internal": NameEntry(())})),
     )
     assert isinstance(reply, bytes) and dns.message.from_wire(reply).rcode() == dns.rcode.NOERROR
+
+
+def test_before_the_first_name_table_a_name_of_the_zone_is_not_denied_but_asked_for_again() -> None:
+    """ "No such name" would be remembered by resolvers, and may be wrong."""
+    query = dns.message.make_query("cache.default.mesh.internal", "A")
+    reply = answer(query.to_wire(), index(NameTable(known=False)))
+    assert isinstance(reply, bytes)
+    message = dns.message.from_wire(reply)
+    assert (message.rcode(), message.authority) == (dns.rcode.SERVFAIL, [])
+    outside = dns.message.make_query("example.org", "A")
+    assert answer(outside.to_wire(), index(NameTable(known=False))) is Verdict.FORWARD

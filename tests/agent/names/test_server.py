@@ -58,11 +58,20 @@ class World:
         return await how(query, "127.0.0.1", port=self.port, timeout=timeout)
 
 
+async def start_on_free_port(server: NamesServer) -> None:
+    """The kernel picks a port that is free for UDP; for TCP somebody may have it."""
+    for _ in range(20):
+        with contextlib.suppress(MeshagentError):
+            await server.start()
+            return
+    await server.start()
+
+
 @contextlib.asynccontextmanager
 async def running(*manners: str, rotate: bool = False) -> AsyncIterator[tuple[World, list[nameserver.Nameserver]]]:
     with nameservers(*manners) as servers:
         world = World(servers, rotate)
-        await world.server.start()
+        await start_on_free_port(world.server)
         try:
             yield world, servers
         finally:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from meshagent.agent.relay.ledger import Ledger
 from meshagent.protocol.entry import Entry
-from meshagent.protocol.types import CDS, EDS
+from meshagent.protocol.types import CDS, EDS, LDS
 
 GOOD, BAD = b"good", b"bad"
 
@@ -124,3 +124,53 @@ def test_a_removal_takes_effect_at_once() -> None:
     ledger.restore({"a": Entry("1", GOOD)})
     ledger.offer({}, ["a", "never seen"])
     assert ledger.served == ledger.proven == {}
+
+
+# --- what Envoy says it holds
+
+
+def test_an_offer_of_what_envoy_claimed_before_is_proven_without_being_sent() -> None:
+    """After a restart with an empty memory the claim often overtakes the offer."""
+    ledger = Ledger(LDS)
+    ledger.reconnected()
+    ledger.claimed({"a": "1", "b": "1"})
+    ledger.offer({"a": Entry("1", GOOD), "b": Entry("2", GOOD)}, ())
+    assert set(ledger.proven) == {"a"}
+    assert set(ledger.used) == {"a", "b"}, "of b an older version is in use"
+    assert ledger.waiting(["a", "b"]) == {"b"}
+    assert ledger.judged
+
+
+def test_news_that_envoy_has_already_are_proven_though_an_older_version_was_on_disk() -> None:
+    ledger = Ledger(LDS)
+    ledger.restore({"a": Entry("1", GOOD)})
+    ledger.reconnected()
+    ledger.claimed({"a": "2"})
+    ledger.offer({"a": Entry("2", GOOD)}, ())
+    assert ledger.proven["a"].version == "2"
+    assert not ledger.waiting(["a"])
+
+
+def test_a_claim_is_good_for_one_stream_and_until_envoy_was_told_otherwise() -> None:
+    ledger = Ledger(LDS)
+    ledger.claimed({"a": "1", "b": "1", "c": "1"})
+    ledger.accepted({}, removed=["a"])
+    ledger.offer({"a": Entry("1", GOOD), "b": Entry("2", GOOD)}, ())
+    assert set(ledger.used) == {"b"}
+    ledger.accepted({"b": "2"})
+    ledger.offer({"b": Entry("1", GOOD)}, ())
+    assert ledger.waiting(["a", "b"]) == {"a", "b"}
+    ledger.reconnected()
+    ledger.offer({"c": Entry("1", GOOD)}, ())
+    assert ledger.waiting(["c"]) == {"c"}
+
+
+def test_what_was_restored_from_disk_is_served_but_in_use_only_when_envoy_says_so() -> None:
+    ledger = Ledger(LDS)
+    ledger.restore({"a": Entry("1", GOOD)})
+    assert set(ledger.served) == {"a"}
+    assert not ledger.used
+    assert not ledger.judged
+    ledger.accepted({"a": "1"})
+    assert set(ledger.used) == {"a"}
+    assert ledger.judged

@@ -10,10 +10,10 @@ from meshagent.model.address import MeshAddress, parse_ip
 from meshagent.model.paths import Paths
 from meshagent.protocol.entry import Entry, Snapshot
 from meshagent.protocol.types import CDS, EDS, LDS, NDS
-from tests.agent.envoy.side import Side, own_root
+from tests.agent.envoy.side import GATE, Side, own_root
 from tests.agent.envoy.test_process import echo_config, echo_server, echoed
 from tests.fakes.control_plane import FakeControlPlane
-from tests.fakes.envoy_resources import eds_cluster, endpoints, entry, names, tcp_listener
+from tests.fakes.envoy_resources import eds_cluster, endpoints, entry, gate, names, tcp_listener
 from tests.fakes.eventually import eventually
 
 pytestmark = pytest.mark.root
@@ -129,6 +129,7 @@ def test_addresses_are_captured_only_once_envoy_serves_them_and_names_follow_aft
     async def story(mesh: Mesh) -> None:
         taps = mesh.side.relay.taps
         assert taps.addresses.value == frozenset()
+        mesh.publish(listeners={gate(GATE).name: entry(gate(GATE))})
         mesh.publish(
             clusters={"db": entry(eds_cluster("db"))},
             endpoints={"db": entry(endpoints("db", mesh.port))},
@@ -145,7 +146,7 @@ def test_addresses_are_captured_only_once_envoy_serves_them_and_names_follow_aft
         served = (await mesh.side.proxy.admin.listeners())["listener_statuses"]
         assert "240.240.0.5_3306" in {found["name"] for found in served}
 
-        without = {name: e for name, e in mesh.plane.snapshot[LDS].items() if name == "in"}
+        without = {name: e for name, e in mesh.plane.snapshot[LDS].items() if name in ("in", gate(GATE).name)}
         mesh.plane.publish({**mesh.plane.snapshot, LDS: without})
         await eventually(lambda: taps.addresses.value == frozenset())
 
@@ -244,7 +245,7 @@ def test_an_agent_that_lost_its_cache_learns_from_a_living_envoy_what_is_in_use(
         server = await echo_server()
         listener = tcp_listener("240.240.0.5_3306", 3306, "app", address="240.240.0.5", bound=False)
         config = echo_config(server.sockets[0].getsockname()[1])
-        config = {**config, LDS: {**config[LDS], "240.240.0.5_3306": entry(listener)}}
+        config = {**config, LDS: {**config[LDS], listener.name: entry(listener), gate(GATE).name: entry(gate(GATE))}}
         async with Side(paths, FakeControlPlane(config)).running() as side:
             await side.ready()
             await eventually(lambda: side.relay.taps.addresses.value)

@@ -2,62 +2,83 @@
 
 import pytest
 from envoy.config.core.v3.base_pb2 import INBOUND
+from envoy.config.listener.v3.listener_pb2 import Listener
 
-from meshagent.agent.relay.taps import Taps, host_policy, mesh_address, name_table
+from meshagent.agent.relay.taps import Taps, gate_of, host_policy, mesh_address, name_table
 from meshagent.model.address import MeshAddress, parse_ip
 from meshagent.model.names import NameTable
 from meshagent.model.posture import PlaintextMode
+from meshagent.protocol.entry import Entry
 from meshagent.protocol.pb.istio_nds_pb2 import NameTable as NameTableMessage
 from meshagent.protocol.pb.meshagent_v1_pb2 import HostPolicy as HostPolicyMessage
 from meshagent.protocol.types import LDS
-from tests.fakes.envoy_resources import entry, tcp_listener
+from tests.fakes.envoy_resources import entry, gate, tcp_listener
 
 
-def body(address: str, port: int, bound: bool = False) -> bytes:
-    return tcp_listener("l", port, "c", address=address, bound=bound).SerializeToString()
+def listener_at(address: str, port: int, bound: bool = False) -> Listener:
+    return tcp_listener("l", port, "c", address=address, bound=bound)
 
 
 @pytest.mark.parametrize("address", ["240.240.0.5", "10.1.2.3", "2001:2::5"])
 def test_an_unbound_outbound_listener_is_a_mesh_address(address: str) -> None:
     ip = parse_ip(address)
     assert ip
-    assert mesh_address(body(address, 3306)) == MeshAddress(ip, 3306)
+    assert mesh_address(listener_at(address, 3306)) == MeshAddress(ip, 3306)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        body("10.1.2.3", 3306, bound=True),
-        body("127.0.0.1", 80),
-        body("::1", 80),
-        body("0.0.0.0", 80),
-        body("169.254.169.254", 80),
-        body("224.0.0.1", 80),
-        body("not an address", 80),
-        body("10.1.2.3", 0),
-        body("10.1.2.3", 70000),
-        b"\xff\xff",
-        b"",
+        listener_at("10.1.2.3", 3306, bound=True),
+        listener_at("127.0.0.1", 80),
+        listener_at("::1", 80),
+        listener_at("0.0.0.0", 80),
+        listener_at("169.254.169.254", 80),
+        listener_at("224.0.0.1", 80),
+        listener_at("not an address", 80),
+        listener_at("10.1.2.3", 0),
+        listener_at("10.1.2.3", 70000),
+        Listener(),
     ],
 )
-def test_nothing_else_is(other: bytes) -> None:
+def test_nothing_else_is(other: Listener) -> None:
     assert mesh_address(other) is None
 
 
 def test_an_inbound_listener_is_not_captured() -> None:
     listener = tcp_listener("l", 80, "c", address="10.1.2.3", bound=False)
     listener.traffic_direction = INBOUND
-    assert mesh_address(listener.SerializeToString()) is None
+    assert mesh_address(listener) is None
 
 
 def test_addresses_come_and_go_with_the_listeners_in_use() -> None:
     taps = Taps()
     one = entry(tcp_listener("one", 80, "c", address="240.240.0.1", bound=False))
     two = entry(tcp_listener("two", 80, "c", address="240.240.0.2", bound=False))
-    taps.take(LDS, {"one": one, "two": two})
+    taps.take(LDS, {"one": one, "two": two, "gate": entry(gate())})
     assert {str(a.ip) for a in taps.addresses.value} == {"240.240.0.1", "240.240.0.2"}
-    taps.take(LDS, {"two": two})
+    taps.take(LDS, {"two": two, "gate": entry(gate()), "unreadable": Entry("v", b"\xff\xff")})
     assert {str(a.ip) for a in taps.addresses.value} == {"240.240.0.2"}
+
+
+def test_addresses_of_a_family_count_only_while_the_proxy_listens_where_they_are_sent() -> None:
+    taps = Taps()
+    v4 = entry(tcp_listener("v4", 80, "c", address="240.240.0.1", bound=False))
+    v6 = entry(tcp_listener("v6", 80, "c", address="2001:2::1", bound=False))
+    taps.take(LDS, {"v4": v4, "v6": v6})
+    assert taps.addresses.value == frozenset()
+    taps.take(LDS, {"v4": v4, "v6": v6, "gate": entry(gate())})
+    assert {str(a.ip) for a in taps.addresses.value} == {"240.240.0.1"}
+    taps.take(LDS, {"v4": v4, "v6": v6, "gate": entry(gate()), "gate6": entry(gate(address="::1"))})
+    assert len(taps.addresses.value) == 2
+
+
+def test_only_a_listener_for_redirected_connections_on_loopback_is_a_gate() -> None:
+    plain = gate()
+    plain.use_original_dst.value = False
+    assert gate_of(gate()) == 4
+    assert gate_of(gate(address="::1")) == 6
+    assert not any(gate_of(other) for other in (plain, gate(15002), gate(address="10.0.0.1"), gate(address="x")))
 
 
 def test_names_are_lower_case_and_a_bad_one_is_left_out_alone() -> None:

@@ -1,0 +1,116 @@
+"""What was captured before this agent started stays captured until somebody says otherwise.
+
+An agent that starts knows less than the kernel: its cache is written behind, or was lost, and the control plane answers
+only after a moment. What the last agent asked to capture is therefore kept in a file beside the guard's socket, and as
+long as that guard still holds rules, it counts as well: addresses until the control plane has spoken of listeners and
+Envoy has an opinion on each, port policy until the control plane has spoken of it. Nothing is ever captured by this
+that was not captured before.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from meshagent.agent.relay.taps import Taps
+from meshagent.guard.client import GuardClient
+from meshagent.machine import state
+from meshagent.model.address import MeshAddress, parse_ip
+from meshagent.model.errors import MeshagentError
+from meshagent.model.policy import HostPolicy
+from meshagent.model.posture import PlaintextMode, stricter
+from meshagent.protocol.types import HOST_POLICY, LDS
+from meshagent.runtime.latest import Latest, any_newer
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What one agent asks to capture."""
+
+    mesh: frozenset[MeshAddress] = frozenset()
+    policy: HostPolicy = field(default_factory=HostPolicy)
+
+
+class Kept:
+    """``mesh`` and ``policy`` are what capture follows. ``settled``: types on which the control plane has spoken."""
+
+    def __init__(self, path: Path, guard: GuardClient, taps: Taps, settled: Latest[frozenset[str]]) -> None:
+        self.mesh: Latest[frozenset[MeshAddress]] = Latest(frozenset())
+        self.policy: Latest[HostPolicy] = Latest(HostPolicy())
+        self._path, self._guard, self._taps, self._settled = path, guard, taps, settled
+        self._before = Captured()
+
+    async def start(self) -> None:
+        """Look once what is captured; before the first rules are decided."""
+        self._before = await asyncio.to_thread(self._look)
+        self.refresh()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        followed = (self._taps.addresses, self._taps.policy, self._settled)
+        while True:
+            versions = [value.version for value in followed]
+            self.refresh()
+            await asyncio.to_thread(self._remember, Captured(self.mesh.value, self.policy.value))
+            await any_newer(followed, versions)
+
+    def refresh(self) -> None:
+        """Recompute now."""
+        settled = self._settled.value
+        self.mesh.set(self._taps.addresses.value | (frozenset() if LDS in settled else self._before.mesh))
+        policy = self._taps.policy.value
+        self.policy.set(policy if HOST_POLICY in settled else both(policy, self._before.policy))
+
+    def _look(self) -> Captured:
+        try:
+            return decode(state.read_state(self._path).data or {}) if self._guard.state()["installed"] else Captured()
+        except MeshagentError as error:  # the capture controller says so
+            log.warning("what was captured before is not known", error=error.message)
+            return Captured()
+
+    def _remember(self, now: Captured) -> None:
+        try:
+            state.write_state(self._path, encode(now))
+        except MeshagentError as error:
+            log.warning("what is captured could not be written down", error=error.message)
+
+
+def both(one: HostPolicy, other: HostPolicy) -> HostPolicy:
+    """Where two opinions on a port differ, the stricter."""
+    merged = dict(other.plaintext)
+    for port, mode in one.plaintext.items():
+        merged[port] = stricter(mode, merged.get(port, mode))
+    return HostPolicy(merged)
+
+
+def encode(captured: Captured) -> dict[str, list[str]]:
+    """JSON values: ``240.240.0.5 6379`` and ``6379 strict``."""
+    return {
+        "mesh": sorted(f"{address.ip} {address.port}" for address in captured.mesh),
+        "policy": sorted(f"{port} {mode.value}" for port, mode in captured.policy.plaintext.items()),
+    }
+
+
+def decode(data: dict[str, list[str]]) -> Captured:
+    """The inverse; what can't be read is left out."""
+    return Captured(frozenset(_addresses(data.get("mesh", ()))), HostPolicy(dict(_modes(data.get("policy", ())))))
+
+
+def _addresses(lines: Iterable[str]) -> Iterable[MeshAddress]:
+    for line in lines:
+        text, _, port = str(line).partition(" ")
+        ip = parse_ip(text)
+        if ip is not None and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535:
+            yield MeshAddress(ip, int(port))
+
+
+def _modes(lines: Iterable[str]) -> Iterable[tuple[int, PlaintextMode]]:
+    known = {mode.value: mode for mode in PlaintextMode}
+    for line in lines:
+        port, _, mode = str(line).partition(" ")
+        if port.isascii() and port.isdigit() and mode in known:
+            yield int(port), known[mode]
