@@ -8,6 +8,7 @@ import click
 from meshagent.cli import hub_resources, hub_tokens, render
 from meshagent.cli.calls import call_hub
 from meshagent.cli.context import emit, say, settings, shared_options
+from meshagent.model.errors import ExitCode
 
 
 @click.group(epilog="Example: meshagent hub run --listen 0.0.0.0:15012")
@@ -42,6 +43,26 @@ def run(
         store=store,
     )
     asyncio.run(run_hub(chosen))
+
+
+@hub.command(epilog="Example: meshagent hub status")
+@shared_options
+def status() -> int:
+    """Whether the hub serves, whom, and what is wrong with it. Exit 4 when something is."""
+    answer = call_hub("status")
+    if settings().json:
+        emit(answer)
+    else:
+        render.facts(
+            [
+                ("serving", f"{answer['trust_domain']} at {answer['advertise']}, version {answer['version']}"),
+                ("hosts", f"{answer['hosts']}, of which {answer['connected']} connected"),
+                ("services", answer["services"]),
+                *((c["severity"], f"{c['text']} ({c['code']}, since {c['since']})") for c in answer["conditions"]),
+            ]
+        )
+    wrong = any(c["severity"] == "error" for c in answer["conditions"])
+    return int(ExitCode.UNHEALTHY if wrong else ExitCode.OK)
 
 
 for command in (hub_tokens.token, *hub_resources.COMMANDS):
@@ -132,9 +153,9 @@ def ca() -> None:
     """The certificate authority of the mesh."""
 
 
-@ca.command(epilog="Example: meshagent hub ca status")
+@ca.command("status", epilog="Example: meshagent hub ca status")
 @shared_options
-def status() -> None:
+def ca_status() -> None:
     """Trust domain, the hash that tokens pin, validity of the root."""
     answer = call_hub("ca.status")
     if settings().json:

@@ -22,11 +22,14 @@ from meshagent.hub.authority.service import AuthorityService
 from meshagent.hub.discovery.fanout import Fanout
 from meshagent.hub.discovery.rejections import Rejections
 from meshagent.hub.discovery.server import Caller, CallerOf, Discovery
+from meshagent.hub.health import Health
 from meshagent.hub.registry.registry import Registry, RegistrySettings
 from meshagent.hub.resources.views import views_of
 from meshagent.hub.settings import HubSettings
 from meshagent.hub.store.interface import Store
 from meshagent.hub.store.sqlite import SqliteStore, open_store
+from meshagent.hub.store.trouble import corrupt
+from meshagent.hub.storewatch import watch_store
 from meshagent.machine.files import make_dir
 from meshagent.machine.notify import notify
 from meshagent.runtime.clock import Clock, SystemClock
@@ -68,6 +71,8 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
         tls = HubTls(roots, settings.trust_domain, clock)
         fanout, rejections = Fanout(registry.state), Rejections()
         supervisor = await down.enter_async_context(Supervisor(_task_failed, clock=clock))
+        health = Health(clock)
+        supervisor.start("store", lambda: watch_store(store, health, registry.write_postponed))
         supervisor.start("leases", registry.run)
         supervisor.start("fanout", fanout.run)
         supervisor.start("hub-certificate", tls.run)
@@ -81,7 +86,16 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
         resources = Resources(store, clock, registry, settings.root_namespace)
         listen = tuple(str(address) for address in front.addresses)
         admin = Admin(
-            store, clock, registry, signer, resources, rejections.of, str(settings.advertise), listen, __version__
+            store,
+            clock,
+            registry,
+            signer,
+            resources,
+            rejections.of,
+            health.latest,
+            str(settings.advertise),
+            listen,
+            __version__,
         )
         await _open_socket(settings, admin, down)
         log.info("hub-ready", listen=listen, advertise=str(settings.advertise))
@@ -100,7 +114,12 @@ async def _registry(settings: HubSettings, store: Store, clock: Clock) -> Regist
     """The registry, knowing again what was known when the last hub on this database stopped."""
     wanted = RegistrySettings(settings.trust_domain, settings.zone, settings.root_namespace, settings.grace)
     registry = Registry(store, clock, wanted)
-    await registry.start(views_of(await store.transact(lambda tx: tx.resources())))
+    rows = await store.read(lambda tx: tx.resources())
+    try:
+        views = views_of(rows)
+    except (ValueError, LookupError, TypeError, AssertionError) as error:  # they were validated before they were kept
+        raise corrupt(settings.store, f"an applied resource can't be read: {error}") from error
+    await registry.start(views)
     return registry
 
 
@@ -134,7 +153,7 @@ def _access() -> Access:
 
 def _caller_of(store: Store) -> CallerOf:
     async def caller_of(serial: str) -> Caller:
-        host = await store.transact(lambda tx: caller(tx, serial))
+        host = await store.read(lambda tx: caller(tx, serial))
         return Caller(host.name, host.namespace, host.service_account)
 
     return caller_of

@@ -205,6 +205,19 @@ CA = {
     "not_after": Time,
     "certificate": TEXT,
 }
+HUB_STATUS = {
+    "ready": FLAG,
+    "version": TEXT,
+    "advertise": TEXT,
+    "listen": [TEXT],
+    "trust_domain": TEXT,
+    "zone": TEXT,
+    "root_namespace": TEXT,
+    "hosts": int,
+    "connected": int,
+    "services": int,
+    "conditions": [CONDITION],
+}
 OUTCOME = {"kind": TEXT, "namespace": TEXT, "name": TEXT, "action": TEXT}
 APPLY = {"applied": [OUTCOME], "warnings": [TEXT]}
 VALIDATE = {"valid": FLAG, "resources": int, "warnings": [TEXT]}
@@ -226,6 +239,7 @@ DOCUMENTED = {
     "capture verify": CAPTURE_VERIFY,
     "capture off": CAPTURE_SWITCH,
     "capture on": CAPTURE_SWITCH,
+    "hub status": HUB_STATUS,
     "hub hosts": HOSTS,
     "hub services": SERVICES,
     "hub audit": AUDIT,

@@ -26,6 +26,7 @@ ON_THE_HOST = {
     "capture on": shapes.CAPTURE_SWITCH,
 }
 ON_THE_HUB = {
+    "hub status": shapes.HUB_STATUS,
     "hub hosts": shapes.HOSTS,
     "hub services": shapes.SERVICES,
     "hub audit": shapes.AUDIT,

@@ -99,6 +99,7 @@ def _hub_examples(stage: Stage, mesh: Mesh) -> None:
         "meshagent hub apply -f mesh.yaml",
         "meshagent hub get serviceentry",
         "meshagent hub delete peerauthentication strict --namespace default",
+        "meshagent hub status",
         "meshagent hub hosts",
         "meshagent hub services",
         "meshagent hub audit --limit 20",

@@ -18,8 +18,10 @@ from meshagent.hub.registry.registry import Registry
 from meshagent.hub.resources.checked import Problem, SourceText
 from meshagent.hub.store.interface import Store, Transaction
 from meshagent.hub.store.rows import AuditRow, HostRow, HostStatus
+from meshagent.model.condition import Condition
 from meshagent.model.errors import MeshagentError
 from meshagent.runtime.clock import Clock
+from meshagent.runtime.latest import Latest
 from meshagent.transport.local_server import Method, caller
 
 
@@ -36,6 +38,7 @@ class Admin:
     signer: Signer
     resources: Resources
     refused_by: Callable[[str], Iterable[shapes.Refused]]
+    conditions: Latest[tuple[Condition, ...]]
     advertise: str
     listen: tuple[str, ...]
     version: str
@@ -73,6 +76,7 @@ class Admin:
             "hosts": len(state.hosts),
             "connected": sum(host.connected for host in state.hosts),
             "services": len(state.services),
+            "conditions": [shapes.condition(each) for each in self.conditions.value],
         }
 
     # --- tokens
@@ -110,7 +114,7 @@ class Admin:
 
     async def token_list(self, given: dict[str, Any]) -> dict[str, Any]:
         Params(given).end()
-        pairs = await self.store.transact(lambda tx: [(row, tx.token_uses(row.id)) for row in tx.tokens()])
+        pairs = await self.store.read(lambda tx: [(row, tx.token_uses(row.id)) for row in tx.tokens()])
         now = self.clock.now()
         return {"tokens": [shapes.token(row, uses, now) for row, uses in pairs]}
 
@@ -205,7 +209,7 @@ class Admin:
         params = Params(given)
         limit = max(1, min(params.integer("limit", 100), 10_000))
         params.end()
-        rows = await self.store.transact(lambda tx: tx.audit(limit))
+        rows = await self.store.read(lambda tx: tx.audit(limit))
         return {"audit": [shapes.audit(row) for row in rows]}
 
     async def ca_status(self, given: dict[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ async def host_of(store: Store, call: Call) -> HostRow:
         hint = "enroll this host with a token"
         raise refused(Refusal(Kind.UNAUTHENTICATED, "no-certificate", "no client certificate was shown", hint=hint))
     try:
-        return await store.transact(lambda tx: caller(tx, call.peer.serial))
+        return await store.read(lambda tx: caller(tx, call.peer.serial))
     except MeshagentError as error:
         raise refused(error) from error
 

@@ -104,7 +104,7 @@ class Resources:
     async def get(self, kind: str, namespace: str, name: str) -> list[dict[str, Any]]:
         """Resources as one would write them, by namespace and name; empty ``namespace`` or ``name`` = all."""
         kind = kind_of(kind)
-        rows = await self.store.transact(lambda tx: tx.resources())
+        rows = await self.store.read(lambda tx: tx.resources())
         found = [
             _shown(row)
             for row in sorted(rows, key=lambda row: (row.namespace, row.name))
@@ -116,7 +116,7 @@ class Resources:
 
     async def load(self) -> None:
         """Put what is kept in force."""
-        await self.registry.set_resources(views_of(await self.store.transact(lambda tx: tx.resources())))
+        await self.registry.set_resources(views_of(await self.store.read(lambda tx: tx.resources())))
 
 
 def kind_of(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from meshagent.hub.registry.assemble import LiveHost
 from meshagent.hub.state import MeshEndpoint, MeshService
 from meshagent.hub.store.rows import AuditRow, TokenRow, TokenUseRow
+from meshagent.model.condition import Condition
 from meshagent.model.identity import SpiffeId
 
 
@@ -31,6 +32,17 @@ class Refused(Protocol):
 def time_text(at: datetime) -> str:
     """``2026-01-02T03:04:05Z``."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def condition(held: Condition) -> dict[str, Any]:
+    """One thing that is wrong with the hub now."""
+    return {
+        "code": held.code,
+        "severity": held.severity.value,
+        "title": held.title,
+        "text": held.text,
+        "since": time_text(held.since),
+    }
 
 
 def token(row: TokenRow, uses: tuple[TokenUseRow, ...], now: datetime) -> dict[str, Any]:

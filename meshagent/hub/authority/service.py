@@ -16,6 +16,7 @@ from meshagent.hub.authority.policy import EnrolmentAsk, Kind, Refusal, check_cl
 from meshagent.hub.authority.ratelimit import RateLimit, source_key
 from meshagent.hub.store.interface import Store
 from meshagent.hub.store.rows import AuditRow, HostRow
+from meshagent.hub.store.trouble import StoreError
 from meshagent.model.address import IPAddress, parse_ip
 from meshagent.model.errors import MeshagentError
 from meshagent.protocol import signing
@@ -171,7 +172,7 @@ def refused(error: MeshagentError) -> MeshagentError:
         status = _STATUS[error.kind]
     elif isinstance(error, RefusedCsr) or error.code in ("bad-signature", "bad-host-key"):
         status = grpc.StatusCode.INVALID_ARGUMENT
-    elif error.code == "store-failed":
+    elif isinstance(error, StoreError):
         status = grpc.StatusCode.UNAVAILABLE
     else:
         status = grpc.StatusCode.FAILED_PRECONDITION

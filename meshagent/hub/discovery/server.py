@@ -14,6 +14,7 @@ from envoy.config.core.v3.base_pb2 import Node
 
 from meshagent.hub.discovery.fanout import Fanout, Feed
 from meshagent.hub.discovery.rejections import Rejections
+from meshagent.hub.store.trouble import StoreError
 from meshagent.model.errors import MeshagentError
 from meshagent.protocol.entry import Snapshot
 from meshagent.protocol.node import metadata_text, parse_node_id
@@ -67,6 +68,8 @@ class Discovery:
             return await self._caller_of(call.peer.serial)
         except RefusedCallError:
             raise
+        except StoreError as error:  # not the host's fault: it keeps what it has and asks again
+            raise RefusedCallError(grpc.StatusCode.UNAVAILABLE, error.code, error.message) from None
         except MeshagentError as error:
             raise RefusedCallError(grpc.StatusCode.PERMISSION_DENIED, error.code, error.message) from None
 

@@ -2,13 +2,14 @@
 newest ``MeshState`` through ``state``.
 
 All of it runs on one event loop. What must survive is written before it counts: an announcement is acknowledged only
-when it, its virtual addresses and its ownership are on disk. A newer stream of a host supersedes the older one; what
-the older one still says is refused by its number, whatever the clocks say.
+when it, its virtual addresses and its ownership are on disk. Only where the disk refuses, an announcement that needs
+no new address counts at once and is written later: the host says it again after a restart anyhow. A newer stream of a
+host supersedes the older one; what the older one still says is refused by its number, whatever the clocks say.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -20,10 +21,11 @@ from meshagent.hub.registry.assemble import LiveHost, MeshFacts, assemble
 from meshagent.hub.registry.leases import GRACE, Lease, expire, first_grace
 from meshagent.hub.registry.live import Host, Session, SessionEnded, rivals, row_after, since_after
 from meshagent.hub.registry.publishing import Publishing
-from meshagent.hub.registry.virtual import Wanted, addresses_of, allocate, record
+from meshagent.hub.registry.virtual import Wanted, addresses_of, allocate, rebinds, record
 from meshagent.hub.state import MeshState, ResourceViews
 from meshagent.hub.store.interface import Store, Transaction
 from meshagent.hub.store.rows import ANNOUNCED, HostRow, ServiceRow
+from meshagent.hub.store.trouble import StoreError
 from meshagent.model.errors import MeshagentError
 from meshagent.protocol.announce import Announced, ServiceAnswer
 from meshagent.runtime.clock import Clock
@@ -54,8 +56,9 @@ class Registry:
         self._clock = clock
         self._settings = settings
         self._hosts: dict[int, Host] = {}
-        self._services: dict[str, ServiceRow] = {}
+        self._services: Mapping[str, ServiceRow] = {}
         self._gone: set[int] = set()  # closed since "last seen" was written
+        self._postponed: set[int] = set()  # announcements in force that the disk refused
         self._resources = ResourceViews()
         # one announcement at a time is decided, written and applied: two hosts that want one name are first and second
         self._deciding = asyncio.Lock()
@@ -67,7 +70,7 @@ class Registry:
 
     async def start(self, resources: ResourceViews) -> None:
         """Know again what was known before; known hosts get at least a minute to come back."""
-        rows, services = await self._store.transact(lambda tx: (tx.hosts(), tx.services()))
+        rows, services = await self._store.read(lambda tx: (tx.hosts(), tx.services()))
         self._services = {row.host: row for row in services}
         deadline = self._clock.monotonic() + first_grace(self._settings.grace)
         for row in rows:
@@ -85,6 +88,8 @@ class Registry:
 
     async def stop(self) -> None:
         """Write down who was seen last; streams are ended by their server."""
+        with contextlib.suppress(StoreError):
+            await self.write_postponed()
         await self._write_seen()
 
     async def run(self) -> None:
@@ -234,7 +239,7 @@ class Registry:
         return admit(announcer, announced.services, known, self._settings.zone, self._clock.now())
 
     async def _take(self, host: Host, announced: Announced | None, verdicts: tuple[Verdict, ...]) -> None:
-        """First on disk, then in force."""
+        """First on disk, then in force; see the module's docstring for a disk that refuses."""
         accepted = tuple(v.service for v in verdicts if v.accepted)
         names = frozenset(v.host for v in verdicts if v.accepted)
         since = since_after(host, names, self._hosts.values(), self._clock.now())
@@ -256,7 +261,10 @@ class Registry:
             self._changed()
 
     async def _write(self, row: HostRow | None, wanted: Mapping[str, Wanted], released: frozenset[str]) -> None:
-        """One transaction, and none when nothing changes: a thousand agents that come back write nothing."""
+        """One transaction, and none when nothing changes: a thousand agents that come back write nothing.
+
+        Raises ``StoreError`` where a virtual address or its owner would change, or it is nobody's announcement.
+        """
         plan = allocate(self._services, wanted, released, self._in_use, self._clock.now())
         if row is None and not plan.changed:
             return
@@ -266,8 +274,26 @@ class Registry:
                 tx.put_announcement(row)
             record(tx, plan)
 
-        await self._store.transact(work)
-        self._services = dict(plan.rows)
+        try:
+            await self._store.transact(work)
+        except StoreError as error:
+            if row is None or rebinds(self._services, plan):
+                raise
+            self._postponed.add(row.id)
+            log.warning("hub-announcement-not-written", host=row.name, code=error.code, error=error.message)
+        else:
+            if row is not None:
+                self._postponed.discard(row.id)
+        self._services = plan.rows
+
+    async def write_postponed(self) -> None:
+        """The disk takes changes again: write what it refused. Raises ``StoreError`` when it still doesn't."""
+        async with self._deciding:
+            rows = [self._hosts[host_id].row for host_id in self._postponed if host_id in self._hosts]
+            if rows:
+                await self._store.transact(lambda tx: _put_all(tx, rows))
+                log.info("hub-announcements-written", hosts=len(rows))
+            self._postponed.clear()
 
     def _in_use(self) -> frozenset[str]:
         entries = (host for entry in self._resources.service_entries for host in entry.hosts)
@@ -317,6 +343,11 @@ class Registry:
             {host: row.index for host, row in self._services.items()},
             self._resources,
         )
+
+
+def _put_all(tx: Transaction, rows: Iterable[HostRow]) -> None:
+    for row in rows:
+        tx.put_announcement(row)
 
 
 async def _whole(work: Coroutine[Any, Any, T]) -> T:

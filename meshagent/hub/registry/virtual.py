@@ -79,6 +79,15 @@ def allocate(
     return Allocation(new, tuple(written.values()), tuple(dropped))
 
 
+def rebinds(rows: Mapping[str, ServiceRow], plan: Allocation) -> bool:
+    """True when ``plan`` gives a name another address or owner than it has in ``rows``, or takes an address away."""
+
+    def bound(row: ServiceRow | None) -> tuple[int, str, str] | None:
+        return None if row is None else (row.index, row.namespace, row.service_account)
+
+    return bool(plan.dropped) or any(bound(rows.get(new.host)) != bound(new) for new in plan.written)
+
+
 def _free_index(
     rows: Mapping[str, ServiceRow], last: int, in_use: Callable[[], frozenset[str]]
 ) -> tuple[int, tuple[str, ...]]:

@@ -81,7 +81,10 @@ class SqliteTransaction:
         names = [f.name for f in fields(kind)]
         columns = ", ".join(_COLUMNS.get(n, n) for n in names)
         rows = self._sql.execute(f"SELECT {columns} FROM {_TABLES[kind]} {where}", values)  # noqa: S608 - own names
-        return tuple(kind(**{n: _from_sql(n, v) for n, v in zip(names, row, strict=True)}) for row in rows)
+        try:
+            return tuple(kind(**{n: _from_sql(n, v) for n, v in zip(names, row, strict=True)}) for row in rows)
+        except (ValueError, TypeError, OverflowError) as error:  # bytes that this program did not write
+            raise sqlite3.DatabaseError(f"a row of {_TABLES[kind]} can't be read: {error}") from error
 
     def _one(self, kind: type[R], where: str, *values: Any) -> R | None:
         return next(iter(self._select(kind, where, *values)), None)
@@ -101,6 +104,9 @@ class SqliteTransaction:
 
     def put_meta(self, key: str, value: str) -> None:
         self._sql.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+    def drop_meta(self, key: str) -> None:
+        self._sql.execute("DELETE FROM meta WHERE key = ?", (key,))
 
     def roots(self) -> tuple[RootRow, ...]:
         return self._select(RootRow, "ORDER BY created, fingerprint")

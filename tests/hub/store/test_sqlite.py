@@ -100,7 +100,7 @@ def test_garbage_instead_of_a_database_is_one_clear_line(tmp_path: Path) -> None
     path.write_bytes(b"this is no database, " * 1000)
     with pytest.raises(MeshagentError) as caught:
         asyncio.run(open_store(path))
-    assert caught.value.code == "store-failed" and "damaged" in caught.value.hint
+    assert caught.value.code == "store-corrupt" and "hub restore" in caught.value.hint
 
 
 CHILD = """
