@@ -219,6 +219,7 @@ class Agent:
                 services=self.declared.services,
                 policy=self.kept.policy,
                 mesh=self.kept.mesh,
+                doors=self.kept.doors,
                 capture_dns=derived.capture_dns,
                 suspended=self.suspension.suspended,
             ),

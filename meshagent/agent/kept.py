@@ -18,6 +18,7 @@ from meshagent.agent.relay.taps import Taps
 from meshagent.guard.client import GuardClient
 from meshagent.machine import state
 from meshagent.model.address import MeshAddress, parse_ip
+from meshagent.model.doors import Door, OpenDoor
 from meshagent.model.errors import MeshagentError
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import PlaintextMode, stricter
@@ -33,14 +34,16 @@ class Captured:
 
     mesh: frozenset[MeshAddress] = frozenset()
     policy: HostPolicy = field(default_factory=HostPolicy)
+    doors: frozenset[OpenDoor] = frozenset()
 
 
 class Kept:
-    """``mesh`` and ``policy`` are what capture follows. ``settled``: types on which the control plane has spoken."""
+    """``mesh``, ``policy`` and ``doors`` are what capture follows. ``settled``: types on which the hub has spoken."""
 
     def __init__(self, path: Path, guard: GuardClient, taps: Taps, settled: Latest[frozenset[str]]) -> None:
         self.mesh: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
+        self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
         self._path, self._guard, self._taps, self._settled = path, guard, taps, settled
         self._before = Captured()
 
@@ -51,19 +54,24 @@ class Kept:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        followed = (self._taps.addresses, self._taps.policy, self._settled)
+        followed = (self._taps.addresses, self._taps.policy, self._taps.doors, self._settled)
         while True:
             versions = [value.version for value in followed]
             self.refresh()
-            await asyncio.to_thread(self._remember, Captured(self.mesh.value, self.policy.value))
+            await asyncio.to_thread(self._remember, self._now())
             await any_newer(followed, versions)
 
     def refresh(self) -> None:
         """Recompute now."""
         settled = self._settled.value
-        self.mesh.set(self._taps.addresses.value | (frozenset() if LDS in settled else self._before.mesh))
+        before = Captured() if LDS in settled else self._before
+        self.mesh.set(self._taps.addresses.value | before.mesh)
+        self.doors.set(self._taps.doors.value | before.doors)
         policy = self._taps.policy.value
         self.policy.set(policy if HOST_POLICY in settled else both(policy, self._before.policy))
+
+    def _now(self) -> Captured:
+        return Captured(self.mesh.value, self.policy.value, self.doors.value)
 
     def _look(self) -> Captured:
         try:
@@ -88,16 +96,21 @@ def both(one: HostPolicy, other: HostPolicy) -> HostPolicy:
 
 
 def encode(captured: Captured) -> dict[str, list[str]]:
-    """JSON values: ``240.240.0.5 6379`` and ``6379 strict``."""
+    """JSON values: ``240.240.0.5 6379``, ``6379 strict`` and ``outbound 4``."""
     return {
         "mesh": sorted(f"{address.ip} {address.port}" for address in captured.mesh),
         "policy": sorted(f"{port} {mode.value}" for port, mode in captured.policy.plaintext.items()),
+        "doors": sorted(f"{door.value} {version}" for door, version in captured.doors),
     }
 
 
 def decode(data: dict[str, list[str]]) -> Captured:
     """The inverse; what can't be read is left out."""
-    return Captured(frozenset(_addresses(data.get("mesh", ()))), HostPolicy(dict(_modes(data.get("policy", ())))))
+    return Captured(
+        frozenset(_addresses(data.get("mesh", ()))),
+        HostPolicy(dict(_modes(data.get("policy", ())))),
+        frozenset(_doors(data.get("doors", ()))),
+    )
 
 
 def _addresses(lines: Iterable[str]) -> Iterable[MeshAddress]:
@@ -114,3 +127,8 @@ def _modes(lines: Iterable[str]) -> Iterable[tuple[int, PlaintextMode]]:
         port, _, mode = str(line).partition(" ")
         if port.isascii() and port.isdigit() and mode in known:
             yield int(port), known[mode]
+
+
+def _doors(lines: Iterable[str]) -> Iterable[OpenDoor]:
+    known = {f"{door.value} {version}": (door, version) for door in Door for version in (4, 6)}
+    return (known[line] for line in lines if line in known)

@@ -11,6 +11,7 @@ from meshagent.agent.relay.taps import Taps
 from meshagent.guard.client import GuardClient, GuardUnreachableError
 from meshagent.machine import state
 from meshagent.model.address import MeshAddress, parse_ip
+from meshagent.model.doors import Door
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import PlaintextMode
 from meshagent.protocol.types import HOST_POLICY, LDS
@@ -92,12 +93,17 @@ def test_what_is_captured_is_written_down_for_the_next_agent(tmp_path: Path) -> 
         running = asyncio.create_task(world.kept.run())
         world.taps.addresses.set(frozenset({OLD, NEW}))
         world.taps.policy.set(HostPolicy({80: STRICT}))
-        await eventually(lambda: decode(state.read_state(world.path).data or {}).mesh == {OLD, NEW})
+        world.taps.doors.set(frozenset({(Door.PASSTHROUGH, 6)}))
+        await eventually(lambda: decode(state.read_state(world.path).data or {}).doors)
         running.cancel()
         later = World(tmp_path)
         await later.kept.start()
         assert later.kept.mesh.value == {OLD, NEW}
         assert later.kept.policy.value.plaintext == {80: STRICT}
+        assert later.kept.doors.value == {(Door.PASSTHROUGH, 6)}
+        later.settled.set(frozenset({LDS}))
+        later.kept.refresh()
+        assert later.kept.doors.value == frozenset()
 
     asyncio.run(story())
 
@@ -105,6 +111,7 @@ def test_what_is_captured_is_written_down_for_the_next_agent(tmp_path: Path) -> 
 def test_lines_that_cannot_be_read_are_left_out_alone() -> None:
     found = decode({"mesh": ["240.240.0.1 6379", "x 1", "10.0.0.1 0", "10.0.0.1", ""], "policy": ["80 strict", "81 x"]})
     assert found == Captured(frozenset({OLD}), HostPolicy({80: STRICT}))
+    assert decode({"doors": ["outbound 4", "outbound 5", "x 4", ""]}).doors == {(Door.OUTBOUND, 4)}
 
 
 def test_of_two_opinions_the_stricter_counts() -> None:

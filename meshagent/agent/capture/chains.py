@@ -139,6 +139,10 @@ def outbound(intent: Intent) -> list[str]:
         gated.append(
             text.rule(f"{key} @claimed{version}", "meta l4proto vmap @claimed_gate", "flips when the proxy is dead")
         )
+    for version in (version for version in versions if version in intent.all_families):
+        entry.append(
+            text.rule(f"meta nfproto ipv{version} meta l4proto tcp", "goto everything", "capture.outbound: all")
+        )
     virtual = text.rule("", "goto to_proxy", "virtual addresses have no direct way")
     rules = [*_exemptions(intent), *_direct(intent), *gated, virtual]
     capture = text.rule("meta l4proto tcp", f"redirect to :{OUTBOUND}", "to the proxy")
@@ -146,9 +150,31 @@ def outbound(intent: Intent) -> list[str]:
     return [
         text.chain("outbound", "nat hook output priority -100", entry),
         text.chain("mesh", "", rules),
+        *_everything(intent),
         text.chain("to_proxy", "", [capture]),
         text.chain("around_proxy", "", [around]),
     ]
+
+
+def _everything(intent: Intent) -> list[str]:
+    """All that is no address of the mesh. The proxy passes it on, so without a proxy it goes there by itself."""
+    if not intent.all_families:
+        return []
+    gate = text.rule("", "meta l4proto vmap @claimed_gate", "flips when the proxy is dead")
+    return [text.chain("everything", "", [*_exemptions(intent), *_direct(intent), *_never(intent), gate])]
+
+
+def _never(intent: Intent) -> list[str]:
+    rules = [
+        text.rule(
+            f"{_FAMILY[version]} daddr {{ {', '.join(text.outermost(intent.direct, version))} }}",
+            "return",
+            "never through the proxy: hub, gateways, resolvers, loopback, link-local, metadata, multicast",
+        )
+        for version in intent.all_families
+    ]
+    ports = ", ".join(map(str, text.merged(intent.direct_ports)))
+    return [*rules, text.rule(f"tcp dport {{ {ports} }}", "return", "never through the proxy: ssh, and its own ports")]
 
 
 def _exemptions(intent: Intent) -> list[str]:
@@ -182,14 +208,25 @@ def virtual(intent: Intent) -> list[str]:
     entry = [text.rule(f"ip daddr {VIRTUAL4}", "goto nowhere", reason)]
     if intent.ipv6 is not Ipv6.LEAVE:
         entry.append(text.rule(f"ip6 daddr {VIRTUAL6}", "goto nowhere", reason))
+    refused: list[str] = []
     if intent.ipv6 is Ipv6.REFUSE and intent.mode is Mode.ACTIVE:
-        others = f"meta mark != {_OUR_MARKS} meta skuid != {intent.proxy_uid} {_SYN} fib daddr type != local"
-        entry.append(text.rule(f"ip6 daddr . tcp dport @claimed6 {others}", "goto nowhere", "capture.ipv6 is refuse"))
+        entry.append(text.rule("ip6 daddr . tcp dport @claimed6", "goto refuse_ipv6", "literal address of a service"))
+        if 6 in intent.all_families:
+            entry.append(text.rule("meta nfproto ipv6 meta l4proto tcp", "goto refuse_ipv6", "capture.outbound: all"))
+        refused = _refuse_ipv6(intent)
     rules = [
         text.rule("meta l4proto tcp", "reject with tcp reset", "refused at once instead of a timeout"),
         text.rule("", "reject with icmpx admin-prohibited", "refused at once: services are TCP only"),
     ]
-    return [text.chain("left_over", "filter hook output priority filter", entry), text.chain("nowhere", "", rules)]
+    left_over = text.chain("left_over", "filter hook output priority filter", entry)
+    return [left_over, *refused, text.chain("nowhere", "", rules)]
+
+
+def _refuse_ipv6(intent: Intent) -> list[str]:
+    """What would be captured over IPv6 and has to be refused there: the same exceptions hold."""
+    never = _never(intent) if intent.all_families else []
+    end = text.rule("", "goto nowhere", "capture.ipv6: refuse")
+    return [text.chain("refuse_ipv6", "", [*_exemptions(intent), *_direct(intent), *never, end])]
 
 
 def inbound(intent: Intent) -> list[str]:

@@ -26,6 +26,7 @@ from meshagent.guard.state import Ruleset
 from meshagent.machine import netlink
 from meshagent.model.address import MeshAddress
 from meshagent.model.condition import ConditionSink
+from meshagent.model.doors import OpenDoor
 from meshagent.model.errors import MeshagentError
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import Posture
@@ -54,6 +55,7 @@ class Inputs:
     policy: Latest[HostPolicy] = field(default_factory=lambda: Latest(HostPolicy()))
     mesh: Latest[frozenset[MeshAddress]] = field(default_factory=lambda: Latest(frozenset()))
     capture_dns: Latest[bool] = field(default_factory=lambda: Latest(False))
+    doors: Latest[frozenset[OpenDoor]] = field(default_factory=lambda: Latest(frozenset()))
     suspended: Latest[bool] = field(default_factory=lambda: Latest(False))
 
     def all(self) -> tuple[Latest[Any], ...]:
@@ -65,6 +67,7 @@ class Inputs:
             self.policy,
             self.mesh,
             self.capture_dns,
+            self.doors,
             self.suspended,
         )
 
@@ -122,6 +125,7 @@ class CaptureController:
             mesh=inputs.mesh.value,
             capture_dns=inputs.capture_dns.value,
             draining=self.status.value.active or self._draining,
+            doors=inputs.doors.value,
         )
         return intents.decide(wishes, inputs.facts.value)
 
@@ -146,7 +150,14 @@ class CaptureController:
                 log.info("capture applied", action=done.action, owned=done.owned, mode=intent.mode.value)
             self._presence.follow(state["pid"])
             self.status.set(describe(intent, state))
+            self._tell_waiting(intent)
             return True
+
+    def _tell_waiting(self, intent: Intent) -> None:
+        if intent.waiting:
+            self._conditions.set("capture-waiting", "; ".join(intent.waiting))
+        else:
+            self._conditions.clear("capture-waiting")
 
     async def begin_trial(self, seconds: float, note: dict[str, str]) -> float:
         """Call before a change that must be confirmed: unconfirmed, the guard goes back to posture observe by itself.

@@ -1,17 +1,19 @@
 """What is captured on this host and why: wishes and facts in, one frozen ``Intent`` out. Pure.
 
-Outbound, only TCP to the mesh's own address:port pairs is captured; inbound, plain text on declared ports is counted
-or refused. Everything else never meets a verdict of ours. What must never be captured is decided here, once, for every
-backend: the host's own addresses, the hub, resolvers, gateways, loopback, link-local, sshd and the session that types.
+Outbound, only TCP to the mesh's own address:port pairs is captured, unless everything was asked for; inbound, plain
+text on declared ports is counted or refused. Everything else never meets a verdict of ours. What must never be captured
+is decided here, once, for every backend: the host's own addresses, the hub, resolvers, gateways, loopback, link-local,
+sshd and the session that types.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv6Address
 
-from meshagent.agent.capture import claims
+from meshagent.agent.capture import claims, never
 from meshagent.agent.capture.values import HostFacts, Intent, Ipv6, Mode, Spared, Wishes
 from meshagent.config.settings import Backend, CaptureConfig, FailurePolicy, InboundScope, Ipv6Mode, OutboundScope
 from meshagent.model.address import IPAddress
+from meshagent.model.doors import Door
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.ports import HBONE, METRICS, OWN_LOCAL_PORTS
 from meshagent.model.posture import PlaintextMode, Posture, stricter
@@ -36,6 +38,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     )
     kept = [address for address in considered if address not in {claim.address for claim in refused}]
     counted, strict = _inbound(wishes, {item.port for item in spared})
+    everything = _everything(wishes, ipv6)
     return Intent(
         mode=mode,
         proxy_uid=facts.proxy_uid,
@@ -48,8 +51,12 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         ipv6_usable=facts.ipv6_usable,
         fail_open=bare.fail_open,
         exclude=wishes.config.exclude,
+        all_families=everything,
+        direct=never.networks(facts) if everything else (),
+        direct_ports=never.ports(facts, wishes.config.force_ports) if everything else (),
         spared=spared,
         refused=refused,
+        waiting=tuple(_waiting(wishes, everything)),
     )
 
 
@@ -74,6 +81,19 @@ def _ipv6(mode: Ipv6Mode, facts: HostFacts) -> Ipv6:
     if mode is Ipv6Mode.AUTO:
         return Ipv6.CAPTURE if facts.ipv6_usable else Ipv6.LEAVE
     return Ipv6(mode.value)
+
+
+def _everything(wishes: Wishes, ipv6: Ipv6) -> tuple[int, ...]:
+    """IP versions of which everything is captured: a proxy without a way on would be the end of every connection."""
+    if wishes.config.outbound is not OutboundScope.ALL:
+        return ()
+    families = (4,) if ipv6 is Ipv6.LEAVE else (4, 6)
+    return tuple(v for v in families if wishes.has(Door.PASSTHROUGH, v) or (v, ipv6) == (6, Ipv6.REFUSE))
+
+
+def _waiting(wishes: Wishes, everything: tuple[int, ...]) -> Iterator[str]:
+    if wishes.config.outbound is OutboundScope.ALL and 4 not in everything:
+        yield "capture.outbound: all waits until the proxy can pass on what isn't for the mesh"
 
 
 def _nameservers(facts: HostFacts, ipv6: Ipv6) -> tuple[IPAddress, ...]:
@@ -133,7 +153,6 @@ def _require_possible(config: CaptureConfig, facts: HostFacts, mode: Mode) -> No
             hint="install nftables (libnftables1) on a kernel with nf_tables, and set capture.backend to auto",
         )
     for name, asked in (
-        ("capture.outbound: all", config.outbound is OutboundScope.ALL),
         ("capture.inbound: all", config.inbound is InboundScope.ALL),
         ("capture.units", bool(config.units)),
         ("capture.bridges", bool(config.bridges)),

@@ -10,7 +10,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from meshagent.config.settings import CaptureConfig, Exclude, PortRange
-from meshagent.model.address import IPAddress, MeshAddress
+from meshagent.model.address import IPAddress, IPNetwork, MeshAddress
+from meshagent.model.doors import Door, OpenDoor
 from meshagent.model.errors import UsageError
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import Posture
@@ -60,7 +61,8 @@ class Wishes:
     """What operator and mesh want. ``mesh`` holds exactly the pairs the proxy has listeners for.
 
     ``capture_dns``: queries to the nameservers of resolv.conf go to the agent's resolver. ``draining``: capture was on
-    in this boot, so connections through the proxy may still be open.
+    in this boot, so connections through the proxy may still be open. ``doors`` are those the proxy really has; None:
+    nobody knows yet (a plan before enrolling), so all are taken to be there.
     """
 
     posture: Posture
@@ -70,6 +72,10 @@ class Wishes:
     mesh: frozenset[MeshAddress] = frozenset()
     capture_dns: bool = False
     draining: bool = False
+    doors: frozenset[OpenDoor] | None = None
+
+    def has(self, door: Door, family: int) -> bool:
+        return self.doors is None or (door, family) in self.doors
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,9 @@ class Intent:
     """Everything the renderers need. Addresses and ports are sorted, so equal intents render to equal text.
 
     ``counted_ports`` and ``strict_ports`` are ports processes listen on; ``nameservers`` is empty where DNS isn't
-    captured; ``fail_open``: literals go direct while the proxy is dead.
+    captured; ``fail_open``: literals go direct while the proxy is dead. ``all_families``: IP versions of which every
+    connection is captured, except to ``direct`` networks and ``direct_ports``. ``waiting``: what was asked for and
+    can't be done yet, in sentences.
     """
 
     mode: Mode
@@ -108,8 +116,12 @@ class Intent:
     ipv6_usable: bool = True
     fail_open: bool = True
     exclude: Exclude = field(default_factory=Exclude)
+    all_families: tuple[int, ...] = ()
+    direct: tuple[IPNetwork, ...] = ()
+    direct_ports: tuple[PortRange, ...] = ()
     spared: tuple[Spared, ...] = ()
     refused: tuple[RefusedClaim, ...] = ()
+    waiting: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_renderable(self)
@@ -124,6 +136,9 @@ def _sentences(intent: Intent) -> Iterable[str]:
     if intent.mode is not Mode.ACTIVE:
         return
     yield f"new connections to {len(intent.virtual)} virtual and {len(intent.claimed)} claimed addresses"
+    if intent.all_families:
+        versions = " and ".join(f"IPv{version}" for version in intent.all_families)
+        yield f"all other new TCP connections that leave this host over {versions}"
     if intent.nameservers:
         yield f"DNS queries to {', '.join(str(address) for address in intent.nameservers)}"
     if intent.counted_ports:
@@ -141,15 +156,17 @@ def _require_renderable(intent: Intent) -> None:
         raise UsageError("bad-uid", "the proxy must not run as root: exempting it would exempt every root program")
     if not all(_is_port(port) for port in (*intent.counted_ports, *intent.strict_ports)):
         raise UsageError("bad-port", "a declared port is not a number from 1 to 65535")
-    if not all(_is_range(ports) for ports in intent.exclude.ports):
+    if not all(_is_range(ports) for ports in (*intent.exclude.ports, *intent.direct_ports)):
         raise UsageError("bad-port", "an excluded port is not a number from 1 to 65535")
     for pair in (*intent.virtual, *intent.claimed):
         if not (_is_address(pair.ip) and _is_port(pair.port)):
             raise UsageError("bad-address", f"{str(pair)[:100]!r} is not an address and port")
     if not all(_is_address(address) for address in intent.nameservers):
         raise UsageError("bad-address", "a nameserver is not an IP address")
-    if not all(isinstance(network, IPv4Network | IPv6Network) for network in intent.exclude.cidrs):
+    if not all(isinstance(network, IPv4Network | IPv6Network) for network in (*intent.exclude.cidrs, *intent.direct)):
         raise UsageError("bad-address", "an excluded network is not an IP network")
+    if not all(version in (4, 6) and _is_int(version) for version in intent.all_families):
+        raise UsageError("bad-address", "an IP version is 4 or 6")
     for name in intent.exclude.interfaces:
         if not isinstance(name, str) or not _INTERFACE.fullmatch(name):
             raise UsageError("bad-interface", f"{str(name)[:100]!r} is not the name of a network interface")

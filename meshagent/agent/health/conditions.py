@@ -135,6 +135,14 @@ _ALL = (
         depends_on=("guard-down",),
     ),
     ConditionSpec(
+        "capture-waiting",
+        WARNING,
+        "part of what agent.yaml wants captured is not captured yet",
+        "the text says what it waits for; what is not captured goes direct",
+        delay=10.0,  # a new proxy has its listeners within a second, a restarted unit its cgroup too
+        depends_on=("guard-down", "capture-failed", "proxy-not-running", "hub-unreachable"),
+    ),
+    ConditionSpec(
         "capture-drift",
         WARNING,
         "someone changed the capture rules",

@@ -1,4 +1,4 @@
-"""What other parts of the agent follow in the configuration that passes: names, captured addresses, port policy.
+"""What other parts of the agent follow in the configuration that passes: names, captured addresses, doors, port policy.
 
 All of it comes from another machine, so all of it is checked and bounded here; one bad entry is left out alone.
 """
@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 
 from envoy.config.core.v3.base_pb2 import OUTBOUND
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from google.protobuf.message import DecodeError
 
 from meshagent.model.address import IPAddress, MeshAddress, parse_ip
+from meshagent.model.doors import PASSTHROUGH_CLUSTER, Door, OpenDoor
 from meshagent.model.names import NameEntry, NameTable, is_dns_name
 from meshagent.model.policy import HostPolicy
 from meshagent.model.ports import OUTBOUND as GATE
@@ -27,7 +29,7 @@ MAX_PORTS = 4_096
 
 
 class Taps:
-    """The three values, as ``Latest``; they keep their last content when something can't be read.
+    """The values, as ``Latest``; they keep their last content when something can't be read.
 
     ``gate``: the port on loopback where captured connections arrive. Without a listener there, whoever else holds the
     port would get them, so addresses of a family count only while its gate is in use.
@@ -38,18 +40,19 @@ class Taps:
         self.addresses: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self._gate = gate
-        self._listeners: dict[str, tuple[Entry, MeshAddress | int | None]] = {}
+        self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
+        self._listeners: dict[str, tuple[Entry, MeshAddress | frozenset[OpenDoor] | None]] = {}
 
     def take(self, type_url: str, used: Mapping[str, Entry]) -> None:
         """The resources of one type that are in use now."""
         if type_url == LDS:
-            self.addresses.set(self._addresses(used))
+            self._read_listeners(used)
         elif type_url == NDS:
             self.names.set(name_table(entry.body for entry in used.values()))
         elif type_url == HOST_POLICY:
             self.policy.set(host_policy(entry.body for entry in used.values()))
 
-    def _addresses(self, used: Mapping[str, Entry]) -> frozenset[MeshAddress]:
+    def _read_listeners(self, used: Mapping[str, Entry]) -> None:
         """Reads only listeners that changed: with 1,000 services an update of one costs one parse."""
         known = self._listeners
         self._listeners = {
@@ -57,16 +60,36 @@ class Taps:
             for name, entry in used.items()
         }
         found = [what for _, what in self._listeners.values()]
-        gates = {what for what in found if isinstance(what, int)}
-        return frozenset(what for what in found if isinstance(what, MeshAddress) and what.ip.version in gates)
+        doors = frozenset(door for what in found if isinstance(what, frozenset) for door in what)
+        self.doors.set(doors)
+        served = (what for what in found if isinstance(what, MeshAddress))
+        self.addresses.set(frozenset(what for what in served if (Door.OUTBOUND, what.ip.version) in doors))
 
-    def _read(self, body: bytes) -> MeshAddress | int | None:
-        """The mesh address that a listener serves, or the IP version for which it is the gate, or neither."""
+    def _read(self, body: bytes) -> MeshAddress | frozenset[OpenDoor] | None:
+        """The mesh address that a listener serves, or the doors that it is."""
         try:
             listener = Listener.FromString(body)
         except DecodeError:
             return None
-        return gate_of(listener, self._gate) or mesh_address(listener)
+        return mesh_address(listener) or doors_of(listener, self._gate)
+
+
+def doors_of(listener: Listener, gate: int = GATE) -> frozenset[OpenDoor]:
+    """What a bound listener takes in: redirected connections to the mesh, and also to anywhere else."""
+    version = gate_of(listener, gate)
+    if not version:
+        return frozenset()
+    passes_on = _default_cluster(listener) == PASSTHROUGH_CLUSTER
+    return frozenset({(Door.OUTBOUND, version), *([(Door.PASSTHROUGH, version)] if passes_on else ())})
+
+
+def _default_cluster(listener: Listener) -> str:
+    """The cluster to which a listener's default chain hands plain TCP, or ''."""
+    proxy = TcpProxy()
+    for each in listener.default_filter_chain.filters:
+        if each.typed_config.Is(TcpProxy.DESCRIPTOR) and each.typed_config.Unpack(proxy):
+            return str(proxy.cluster)
+    return ""
 
 
 def gate_of(listener: Listener, port: int = GATE) -> int:

@@ -103,7 +103,7 @@ def _service(
 def _kind(services: Collection[tuple[MeshService, Resources]], ipv6: bool, before: Resources | None) -> Resources:
     """All services, for hosts with or without IPv6. Two that claim one address and port: the first keeps it."""
     merged: dict[str, dict[str, Entry]] = {type_url: {} for type_url in _ENVOY}
-    merged[CDS][naming.BLACK_HOLE] = _BLACK_HOLE
+    merged[CDS] |= _NO_SERVICE
     merged[LDS] |= _VIRTUAL_OUTBOUND if ipv6 else _VIRTUAL_OUTBOUND4
     for service, resources in services:
         for type_url in (CDS, EDS, RDS):
@@ -154,6 +154,6 @@ def _entries(messages: Iterable[Message]) -> dict[str, Entry]:
     return {message.name: entry(message) for message in messages}  # type: ignore[attr-defined]
 
 
-_BLACK_HOLE = entry(clusters.black_hole())
+_NO_SERVICE = _entries((clusters.black_hole(), clusters.passthrough()))
 _VIRTUAL_OUTBOUND4 = _entries([listeners.virtual_outbound(4)])
 _VIRTUAL_OUTBOUND = _entries(listeners.virtual_outbound(family) for family in (4, 6))

@@ -30,6 +30,9 @@ from meshagent.model.marks import CLIENT_SOURCE_MARK, PROXY_MARK
 from meshagent.model.service import ServiceProtocol
 
 CONNECT_TIMEOUT = 1.0
+
+#: Towards addresses outside the mesh: five SYNs (0, 1, 3, 7 s and a last answer), for servers far away and busy.
+PASSTHROUGH_TIMEOUT = 10.0
 _NO_LIMIT = 2**32 - 1
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -44,6 +47,17 @@ def black_hole() -> Cluster:
         name=naming.BLACK_HOLE,
         type=Cluster.STATIC,
         load_assignment=ClusterLoadAssignment(cluster_name=naming.BLACK_HOLE),
+    )
+
+
+def passthrough() -> Cluster:
+    """To where the application dialled; hosts appear with their connections. Carries the bootstrap's mark."""
+    return Cluster(
+        name=naming.PASSTHROUGH,
+        type=Cluster.ORIGINAL_DST,
+        lb_policy=Cluster.CLUSTER_PROVIDED,
+        connect_timeout=seconds(PASSTHROUGH_TIMEOUT),
+        circuit_breakers=_without_limits(),
     )
 
 

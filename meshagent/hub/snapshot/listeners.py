@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, ResponseFlagFilter
 from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, TrafficDirection
-from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.rbac.v3 import rbac_pb2 as rules
 from envoy.extensions.filters.http.original_src.v3.original_src_pb2 import OriginalSrc
@@ -40,14 +40,30 @@ CONNECT_ATTEMPTS = 4
 
 
 def virtual_outbound(family: int) -> Listener:
-    """Takes the redirected connections of one family; what no other listener wants is closed."""
+    """Takes the redirected connections of one family; what no other listener wants goes on to where it was dialled.
+
+    Only a host whose rules send such connections (``capture.outbound: all``) ever has one. The chain is always there,
+    so that switching never changes the listener: a changed one closes its connections when it has drained. Whoever
+    dials this port itself meets a dead end: passed on, the connection would come back here for ever.
+    """
     return Listener(
         name=naming.VIRTUAL_OUTBOUND if family == 4 else naming.VIRTUAL_OUTBOUND6,
         address=socket_address("127.0.0.1" if family == 4 else "::1", OUTBOUND),
         use_original_dst=BoolValue(value=True),
         traffic_direction=TrafficDirection.OUTBOUND,
-        filter_chains=[FilterChain(filters=[_tcp(TcpProxy(stat_prefix=naming.BLACK_HOLE, cluster=naming.BLACK_HOLE))])],
+        filter_chains=[
+            FilterChain(
+                filter_chain_match=FilterChainMatch(destination_port=UInt32Value(value=OUTBOUND)),
+                filters=[_straight(naming.BLACK_HOLE)],
+            )
+        ],
+        default_filter_chain=FilterChain(filters=[_straight(naming.PASSTHROUGH)]),
     )
+
+
+def _straight(cluster: str) -> Filter:
+    """Bytes as they are, however long nothing is said."""
+    return _tcp(TcpProxy(stat_prefix=cluster, cluster=cluster, idle_timeout=seconds(0)))
 
 
 def outbound(service: MeshService, port: MeshPort, addresses: Iterable[IPAddress]) -> list[Listener]:

@@ -4,8 +4,10 @@ They are part of the wire between hub and agent: the agent reads the mesh's addr
 """
 
 from meshagent.model.address import IPAddress
+from meshagent.model.doors import PASSTHROUGH_CLUSTER
 
 BLACK_HOLE = "BlackHoleCluster"
+PASSTHROUGH = PASSTHROUGH_CLUSTER
 VIRTUAL_OUTBOUND = "virtualOutbound"
 VIRTUAL_OUTBOUND6 = "virtualOutbound6"
 HBONE = "hbone"

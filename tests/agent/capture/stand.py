@@ -10,8 +10,8 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -135,8 +135,17 @@ class Stand:
             sshd_ports=frozenset({22}),
         )
 
-    def intent(self, posture: Posture = Posture.PERMISSIVE, *addresses: MeshAddress, **wishes: Any) -> Intent:
-        return intents.decide(Wishes(posture, mesh=frozenset(addresses), **wishes), self.facts)
+    def intent(
+        self,
+        posture: Posture = Posture.PERMISSIVE,
+        *addresses: MeshAddress,
+        facts: Mapping[str, Any] | None = None,
+        **wishes: Any,
+    ) -> Intent:
+        """``facts``: fields of ``HostFacts`` that are other than this host's."""
+        return intents.decide(
+            Wishes(posture, mesh=frozenset(addresses), **wishes), replace(self.facts, **(facts or {}))
+        )
 
     def apply(self, intent: Intent) -> Applied:
         return self.host.inside(lambda: self.applier.apply(intent))

@@ -17,10 +17,11 @@ import pytest
 
 from meshagent.agent.capture.controller import CaptureController, CaptureStatus, Inputs
 from meshagent.agent.capture.verify import Sync
-from meshagent.config.settings import CaptureConfig, OutboundScope
+from meshagent.config.settings import CaptureConfig, Ipv6Mode, OutboundScope
 from meshagent.guard.client import GuardClient, GuardUnreachableError, command
 from meshagent.lab.waiting import wait_until
 from meshagent.machine import netlink
+from meshagent.model.doors import Door
 from meshagent.model.posture import Posture
 from meshagent.runtime.latest import Latest
 from tests.agent.capture.builders import declared, host_facts, pair
@@ -193,11 +194,24 @@ def test_a_setting_that_can_not_be_honoured_keeps_the_last_good_rules() -> None:
         async with running() as host:
             await host.status(lambda status: status.in_sync)
             before = ruleset()
-            host.inputs.config.set(CaptureConfig(outbound=OutboundScope.ALL))
-            await host.until(lambda: "not supported" in host.conditions.now.get("capture-failed", ""))
+            host.inputs.facts.set(replace(host.inputs.facts.value, ipv6_usable=False))
+            host.inputs.config.set(CaptureConfig(ipv6=Ipv6Mode.CAPTURE))
+            await host.until(lambda: "no IPv6 loopback" in host.conditions.now.get("capture-failed", ""))
             assert ruleset() == before
             host.inputs.config.set(CaptureConfig())
             await host.until(lambda: not host.conditions.now)
+
+    scenario(story)
+
+
+def test_what_the_proxy_can_not_do_yet_is_told_and_done_as_soon_as_it_can() -> None:
+    async def story() -> None:
+        async with running(Posture.OUTBOUND) as host:
+            host.inputs.config.set(CaptureConfig(outbound=OutboundScope.ALL))
+            await host.until(lambda: "capture.outbound: all" in host.conditions.now.get("capture-waiting", ""))
+            assert "chain everything" not in ruleset()
+            host.inputs.doors.set(frozenset({(Door.PASSTHROUGH, 4), (Door.PASSTHROUGH, 6)}))
+            await host.until(lambda: not host.conditions.now and "chain everything" in ruleset())
 
     scenario(story)
 

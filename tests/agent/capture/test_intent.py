@@ -1,5 +1,6 @@
 """What is captured, spared and refused, and why."""
 
+import re
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -21,6 +22,7 @@ from meshagent.config.settings import (
     PortRange,
 )
 from meshagent.model.address import MeshAddress
+from meshagent.model.doors import Door, OpenDoor
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import PlaintextMode, Posture
@@ -173,7 +175,6 @@ def test_dns_is_captured_only_to_the_nameservers_of_this_host_and_not_to_link_lo
 @pytest.mark.parametrize(
     "config",
     [
-        CaptureConfig(outbound=OutboundScope.ALL),
         CaptureConfig(inbound=InboundScope.ALL),
         CaptureConfig(units=("web.service",)),
         CaptureConfig(bridges=("docker0",)),
@@ -192,6 +193,24 @@ def test_without_nftables_it_says_what_is_missing() -> None:
     with pytest.raises(MeshagentError):
         decided(config=CaptureConfig(backend=Backend.IPTABLES))
     assert decided(Posture.OBSERVE, facts=host_facts(nft_usable=False)).mode is Mode.OFF
+
+
+@pytest.mark.parametrize(
+    ("doors", "families", "waits"),
+    [
+        (None, (4, 6), False),  # a plan before there is a proxy
+        ({(Door.PASSTHROUGH, 4), (Door.PASSTHROUGH, 6)}, (4, 6), False),
+        ({(Door.PASSTHROUGH, 4)}, (4,), False),
+        (set(), (), True),
+    ],
+)
+def test_everything_is_captured_only_where_the_proxy_can_pass_it_on(
+    doors: set[OpenDoor] | None, families: tuple[int, ...], waits: bool
+) -> None:
+    known = None if doors is None else frozenset(doors)
+    intent = decided(Posture.OUTBOUND, config=CaptureConfig(outbound=OutboundScope.ALL), doors=known)
+    assert intent.all_families == families
+    assert bool(intent.waiting) is waits
 
 
 def test_the_captured_are_told_in_sentences() -> None:
@@ -237,6 +256,9 @@ def test_no_field_takes_anything_but_numbers_and_addresses(value: object) -> Non
         {"nameservers": (value,)},
         {"exclude": Exclude(ports=(PortRange(1, value),))},  # type: ignore[arg-type]
         {"exclude": Exclude(cidrs=(value,))},  # type: ignore[arg-type]
+        {"direct": (value,)},
+        {"direct_ports": (PortRange(1, value),)},  # type: ignore[arg-type]
+        {"all_families": (value,)},
     ]
     for fields in bad_fields:
         with pytest.raises(UsageError):
@@ -278,9 +300,13 @@ ADDRESSES = st.one_of(
 )
 
 
-@given(st.frozensets(st.builds(MeshAddress, ADDRESSES, st.integers(1, 65535)), max_size=12), st.sampled_from(Posture))
+@given(
+    st.frozensets(st.builds(MeshAddress, ADDRESSES, st.integers(1, 65535)), max_size=12),
+    st.sampled_from(Posture),
+    st.sampled_from(OutboundScope),
+)
 def test_no_plan_captures_the_host_itself_loopback_the_hub_or_sshd(
-    mesh: frozenset[MeshAddress], posture: Posture
+    mesh: frozenset[MeshAddress], posture: Posture, scope: OutboundScope
 ) -> None:
     facts = host_facts()
     dangerous = frozenset(
@@ -288,7 +314,8 @@ def test_no_plan_captures_the_host_itself_loopback_the_hub_or_sshd(
         for ip in (*facts.own_addresses, *facts.hub_addresses, *facts.gateways, ip_address("127.0.0.1"))
         for port in (22, 80)
     )
-    intent = decide(Wishes(posture, mesh=mesh | dangerous, services=(declared("ssh", 22),)), facts)
+    config = CaptureConfig(outbound=scope)
+    intent = decide(Wishes(posture, mesh=mesh | dangerous, services=(declared("ssh", 22),), config=config), facts)
 
     taken = {claim.ip for claim in intent.claimed}
     assert not taken & (facts.own_addresses | facts.hub_addresses | facts.gateways | set(facts.nameservers))
@@ -296,7 +323,19 @@ def test_no_plan_captures_the_host_itself_loopback_the_hub_or_sshd(
         claim.ip.is_loopback or claim.ip.is_multicast or claim.port in (22, 2222) for claim in intent.claimed
     )
     assert not {22, 2222} & {*intent.counted_ports, *intent.strict_ports}
-    nft.render(intent)
+    if intent.all_families:
+        never = {ip_address("127.0.0.1"), ip_address("::1"), *facts.hub_addresses, *facts.gateways, *facts.nameservers}
+        assert all(any(address in network for network in intent.direct) for address in never)
+        assert all(any(port in ports for ports in intent.direct_ports) for port in (22, 2222))
+    table = nft.render(intent).table
+    for chain in re.findall(r"chain (?:mesh|everything) \{\n(.*?)\n\t\}", table, re.DOTALL):
+        rules = [line.strip() for line in chain.splitlines()]
+        assert [rule.split(" counter ")[0] for rule in rules[:4]] == [
+            "tcp flags & (fin|syn|rst|ack) != syn",
+            "meta mark { 0x6d610001, 0x6d610002, 0x6d610003 }",
+            f"meta skuid {PROXY_UID}",
+            "fib daddr type local",
+        ], "the proxy and own addresses leave before anything can capture them"
 
 
 def test_overlapping_networks_and_ports_are_merged_for_the_kernel() -> None:

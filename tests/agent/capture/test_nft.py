@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from meshagent.agent.capture import nft
 from meshagent.agent.capture.intent import decide
 from meshagent.agent.capture.values import Intent, Wishes
-from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, PortRange
+from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, OutboundScope, PortRange
 from meshagent.guard import readback, text
 from meshagent.guard.libnftables import Context
 from meshagent.model.address import MeshAddress, parse_ip
@@ -29,6 +29,7 @@ from tests.agent.capture.builders import decided, declared, host_facts
 GOLDEN = Path(__file__).parents[2] / "golden/nft"
 MESH = ("240.240.0.7:6379", "240.240.0.8:80", "[2001:2::7]:6379", "10.1.2.3:3306", "[fd00::77]:3306")
 SERVICES = (declared("web", 80, 8080), declared("cache", 6379), declared("ssh", 22))
+ALL = OutboundScope.ALL
 EXCLUDE = Exclude(
     ports=(PortRange(8000, 8010), PortRange(9000, 9000)),
     cidrs=(ip_network("10.3.0.0/16"), ip_network("fd03::/16")),
@@ -53,6 +54,15 @@ CASES: dict[str, Intent] = {
     "drain": decided(Posture.OBSERVE, *MESH, draining=True),
 }
 
+#: What only nft does as yet.
+MORE: dict[str, Intent] = {
+    "outbound-all": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(outbound=ALL, exclude=EXCLUDE)),
+    "outbound-all-ipv6-refused": decided(
+        Posture.STRICT, *MESH, config=CaptureConfig(outbound=ALL, ipv6=Ipv6Mode.REFUSE)
+    ),
+}
+EVERY = CASES | MORE
+
 
 def held(listing: str) -> dict[str, set[str]]:
     """The sets of a listing, elements as nft writes them but addresses as Python does (``::1.2.3.4`` and ``::102:304``
@@ -75,9 +85,9 @@ def kernel() -> Iterator[Context]:
         context.close()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_rules_are_those_that_were_approved(name: str) -> None:
-    path, table = GOLDEN / f"{name}.nft", nft.render(CASES[name]).table
+    path, table = GOLDEN / f"{name}.nft", nft.render(EVERY[name]).table
     if os.environ.get("MESHAGENT_UPDATE_GOLDENS"):
         path.write_text(table)
     assert table == path.read_text()
@@ -91,13 +101,13 @@ def test_the_anchor_is_the_one_that_was_approved() -> None:
 
 
 def test_every_golden_has_its_case() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.nft")} == {*CASES, "anchor"}
+    assert {path.stem for path in GOLDEN.glob("*.nft")} == {*EVERY, "anchor"}
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_kernel_accepts_the_rules_and_every_gate(name: str) -> None:
-    ruleset = nft.render(CASES[name])
+    ruleset = nft.render(EVERY[name])
     gates = "".join(gate.bypass + gate.recapture for gate in ruleset.gates.values())
     with kernel() as context:
         context.check(ruleset.anchor + ruleset.table + gates)
@@ -128,9 +138,9 @@ def test_the_kernel_holds_exactly_what_was_decided(mesh: frozenset[MeshAddress],
     assert sets.get("counted_ports", set()) == set(map(str, intent.counted_ports))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_guard_accepts_the_text(name: str) -> None:
-    ruleset = nft.render(CASES[name])
+    ruleset = nft.render(EVERY[name])
     text.require_table(ruleset.table, TABLE)
     text.require_table(ruleset.anchor, ANCHOR_TABLE)
     for gate in ruleset.gates.values():
@@ -138,9 +148,9 @@ def test_the_guard_accepts_the_text(name: str) -> None:
         text.require_updates(gate.recapture, TABLE)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_rule_has_a_counter_and_a_reason(name: str) -> None:
-    rules = list(_rules(nft.render(CASES[name]).table.splitlines()))
+    rules = list(_rules(nft.render(EVERY[name]).table.splitlines()))
     assert rules
     for rule in rules:
         assert " counter " in f" {rule} ", rule
@@ -158,11 +168,11 @@ def _rules(lines: list[str]) -> Iterator[str]:
             yield line.strip()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_tcp_verdicts_that_could_hit_an_open_connection_match_only_syn(name: str) -> None:
     """Redirects come behind the SYN exemption, rejects of ports match SYN; only virtual addresses, where no open
     connection can be, are refused whatever the packet."""
-    table = nft.render(CASES[name]).table
+    table = nft.render(EVERY[name]).table
     for line in table.splitlines():
         if "reject with tcp reset" in line and "dport" in line:
             assert "tcp flags & (fin|syn|rst|ack) == syn" in line, line

@@ -3,9 +3,12 @@
 import pytest
 from envoy.config.core.v3.base_pb2 import INBOUND
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 
-from meshagent.agent.relay.taps import Taps, gate_of, host_policy, mesh_address, name_table
+from meshagent.agent.relay.taps import Taps, doors_of, gate_of, host_policy, mesh_address, name_table
+from meshagent.hub.snapshot import listeners
 from meshagent.model.address import MeshAddress, parse_ip
+from meshagent.model.doors import Door
 from meshagent.model.names import NameTable
 from meshagent.model.posture import PlaintextMode
 from meshagent.protocol.entry import Entry
@@ -79,6 +82,25 @@ def test_only_a_listener_for_redirected_connections_on_loopback_is_a_gate() -> N
     assert gate_of(gate()) == 4
     assert gate_of(gate(address="::1")) == 6
     assert not any(gate_of(other) for other in (plain, gate(15002), gate(address="10.0.0.1"), gate(address="x")))
+
+
+def test_a_gate_that_passes_on_what_is_for_nobody_is_a_door_to_everywhere() -> None:
+    for version in (4, 6):
+        listener = listeners.virtual_outbound(version)
+        assert doors_of(listener) == {(Door.OUTBOUND, version), (Door.PASSTHROUGH, version)}
+        listener.default_filter_chain.filters[0].typed_config.Pack(TcpProxy(cluster="BlackHoleCluster"))
+        assert doors_of(listener) == {(Door.OUTBOUND, version)}
+        listener.ClearField("default_filter_chain")
+        assert doors_of(listener) == {(Door.OUTBOUND, version)}
+
+
+def test_doors_come_and_go_with_the_listeners_in_use() -> None:
+    taps = Taps()
+    out4, out6 = entry(listeners.virtual_outbound(4)), entry(listeners.virtual_outbound(6))
+    taps.take(LDS, {"virtualOutbound": out4, "virtualOutbound6": out6})
+    assert {(Door.PASSTHROUGH, 4), (Door.PASSTHROUGH, 6)} < taps.doors.value
+    taps.take(LDS, {"virtualOutbound": out4})
+    assert taps.doors.value == {(Door.OUTBOUND, 4), (Door.PASSTHROUGH, 4)}
 
 
 def test_names_are_lower_case_and_a_bad_one_is_left_out_alone() -> None:
