@@ -318,6 +318,7 @@ class Agent:
                 announcer=self.announcer,
                 known=self._known,
                 stop=self._stop,
+                hub_addresses=lambda: self.here.facts.value.hub_addresses,
             )
         )
 

@@ -47,7 +47,6 @@ class Wish:
     posture: str = ""
     confirm: int = 0
     start: bool = True
-    accept: frozenset[str] = frozenset()
 
 
 async def enroll_host(paths: Paths, wish: Wish, progress: Progress) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What this host is, followed while the agent runs: addresses, gateways, nameservers, sshd's ports, the hub's address.
+"""What this host is, followed while the agent runs: addresses, gateways, nameservers, ports of logins, the hub.
 
 Read at once and again when the kernel says that addresses or routes changed, when resolv.conf changed, and every ten
-seconds for what nobody announces (an sshd that moved to another port).
+seconds for what nobody announces (an sshd that moved to another port, a session that came in).
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from meshagent.agent.capture.intent import HostFacts
 from meshagent.agent.names.resolver import ResolvConf, follow, read_resolv_conf
 from meshagent.machine import facts as machine_facts
-from meshagent.machine import netlink, sockets
+from meshagent.machine import login, netlink, sockets
 from meshagent.model.address import HostPort, IPAddress, parse_ip
 from meshagent.runtime.latest import Latest
 
@@ -27,6 +27,7 @@ class _Read:
     addresses: tuple[IPAddress, ...] = ()
     gateways: frozenset[IPAddress] = frozenset()
     sshd_ports: frozenset[int] = frozenset()
+    session_ports: frozenset[int] = frozenset()
     hub: frozenset[IPAddress] = frozenset()
 
 
@@ -79,11 +80,13 @@ class Here:
         self.facts.set(replace(self.facts.value, nameservers=nameservers))
 
     def _read(self) -> _Read:
-        self._hub_known = _resolve(self._hubs) or self._hub_known
+        self._hub_known = resolve_hubs(self._hubs) or self._hub_known
+        own = {address.ip for address in netlink.addresses()}
         return _Read(
             addresses=self._advertise or _preferred_first(self._hub_known),
             gateways=frozenset(netlink.gateways()),
             sshd_ports=sockets.login_ports(),
+            session_ports=login.session_ports(own),
             hub=self._hub_known,
         )
 
@@ -96,6 +99,7 @@ class Here:
                 own_addresses=own,
                 gateways=read.gateways,
                 sshd_ports=read.sshd_ports,
+                session_ports=read.session_ports,
                 hub_addresses=read.hub,
             )
         )
@@ -112,7 +116,7 @@ def _preferred_first(hubs: frozenset[IPAddress]) -> tuple[IPAddress, ...]:
     return tuple(sorted(dict.fromkeys(known), key=lambda ip: ip not in preferred))
 
 
-def _resolve(hubs: Sequence[HostPort]) -> frozenset[IPAddress]:
+def resolve_hubs(hubs: Sequence[HostPort]) -> frozenset[IPAddress]:
     """Addresses of the hubs; a name that doesn't resolve now leaves them as they were known."""
     found: set[IPAddress] = set()
     for hub in hubs:

@@ -1,7 +1,12 @@
-"""What a posture would do here, before anything is done: reads the machine and the files, changes nothing."""
+"""What a posture would do here, before anything is done: reads the machine and the files, changes nothing.
 
+Reading is here, judging in ``agent/judge``. The answer is also what ``enroll``, ``posture`` and ``capture on`` ask
+before they act: ``Plan.risks`` are refused unless a person accepts them by name.
+"""
+
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +14,21 @@ from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
 from meshagent.agent.capture.nft import render
 from meshagent.agent.capture.suspension import suspended_since
 from meshagent.agent.footprint import PROXY_USER
+from meshagent.agent.here import resolve_hubs
+from meshagent.agent.identity.keystore import Keystore
+from meshagent.agent.judge.connections import concerned
+from meshagent.agent.judge.risks import Risk, login_risk
+from meshagent.agent.judge.spared import never_captured
+from meshagent.agent.judge.values import OpenConnection, Session
 from meshagent.agent.names.resolver import ResolverFacts, read_resolv_conf
 from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.config.load import read_agent_config
 from meshagent.config.services import load_services
 from meshagent.config.settings import AgentConfig, DnsMode
 from meshagent.machine import facts as machine_facts
-from meshagent.machine import netlink, sockets, users
-from meshagent.machine.login import remote_login
+from meshagent.machine import login, netlink, sockets, users
 from meshagent.machine.sockets import Connection, Listener
-from meshagent.model.address import MeshAddress, parse_ip
+from meshagent.model.address import HostPort, IPAddress, MeshAddress, parse_ip
 from meshagent.model.paths import Paths
 from meshagent.model.policy import HostPolicy
 from meshagent.model.ports import HBONE
@@ -28,46 +38,98 @@ from meshagent.model.service import DeclaredService
 #: Shown for a proxy user that enrolling has yet to create.
 _FUTURE_UID = 999
 
-_MOST_CONNECTIONS = 50
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``answer`` has the contract's shape (docs/cli.md)."""
+
+    answer: dict[str, Any]
+    risks: tuple[Risk, ...]
 
 
-def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any]) -> dict[str, Any]:
-    """The contract's shape (docs/cli.md). ``live`` is the daemon's ``plan.facts``, empty where none runs.
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """One look at the machine."""
+
+    facts: HostFacts
+    listening: tuple[Listener, ...]
+    connections: tuple[Connection, ...]
+    session: Session | None
+    new_user: bool
+
+
+def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: Iterable[HostPort] = ()) -> Plan:
+    """``live`` is the daemon's ``plan.facts``, empty where none runs; ``hubs`` are those of an enrolment to come.
 
     Raises ``MeshagentError`` (``ConfigError`` for files).
     """
     config = read_agent_config(paths.config)
     wanted = Posture(posture) if posture else config.posture
     services = load_services(paths.services_dir).services
-    listening = sockets.listeners()
-    account = users.find_user(PROXY_USER)
-    facts = _facts(account.uid if account else _FUTURE_UID, listening)
-    intent = decide(_wishes(config, wanted, services, live, capture_dns=_captures_dns(config, wanted)), facts)
-    return {
+    host = _look(_hub_addresses(paths, config, live, hubs))
+    intent = decide(_wishes(config, wanted, services, live, capture_dns=_captures_dns(config, wanted)), host.facts)
+    risks = tuple(login_risk(intent, host.facts, host.session))
+    answer = {
         "posture": wanted.value,
         "rules": render(intent).table,
         "captured": list(_captured(intent, services)),
         "spared": [{"port": s.port, "reason": s.reason} for s in intent.spared],
-        "connections": list(_connections(intent, sockets.connections())),
-        "warnings": [*_switched_off(paths), *_warnings(intent, services, listening)],
-        "changes": list(_changes(paths, intent, account is None, running=bool(live))),
+        "direct": [{"what": what, "reason": why} for what, why in never_captured(host.facts, host.session)],
+        "connections": list(_connections(intent, host)),
+        "risks": [{"risk": risk.name, "text": risk.text, "mend": risk.mend} for risk in risks],
+        "warnings": [*_switched_off(paths), *_warnings(intent, services, host.listening)],
+        "changes": list(_changes(paths, intent, host.new_user, running=bool(live))),
     }
+    return Plan(answer, risks)
 
 
-def _facts(uid: int, listening: tuple[Listener, ...]) -> HostFacts:
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _look(hubs: frozenset[IPAddress]) -> _Host:
     here = machine_facts.gather()
     own = frozenset(address.ip for address in netlink.addresses())
-    session = remote_login(own)
-    return HostFacts(
-        proxy_uid=uid,
+    listening, connections = sockets.listeners(), sockets.connections()
+    account = users.find_user(PROXY_USER)
+    ssh = login.remote_login(own)
+    facts = HostFacts(
+        proxy_uid=account.uid if account else _FUTURE_UID,
         own_addresses=own,
         gateways=frozenset(netlink.gateways()),
         nameservers=here.nameservers,
+        hub_addresses=hubs,
         sshd_ports=sockets.login_ports(listening),
-        session_ports=frozenset({session.server_port} if session and session.server_port else ()),
+        session_ports=login.session_ports(own) | ({ssh.server_port} if ssh and ssh.server_port else frozenset()),
         ipv6_usable=here.ipv6,
         nft_usable=here.nft,
     )
+    return _Host(facts, listening, connections, _session(ssh, listening, connections), account is None)
+
+
+def _session(
+    ssh: login.RemoteLogin | None, listening: tuple[Listener, ...], connections: tuple[Connection, ...]
+) -> Session | None:
+    """The session that types: as SSH says it, else the connection that an ancestor of ours accepted (telnet, a web
+    terminal), else only the fact."""
+    if ssh is not None and ssh.server_port:
+        return Session(ssh.server_port, ssh.peer, ssh.peer_port, "sshd")
+    chain, ports = set(login.ancestors(os.getpid())) - {1}, {listener.port for listener in listening}
+    for each in connections:
+        server = next((owner for owner in each.owners if owner.pid in chain), None)
+        if server is not None and each.local_port in ports and not each.remote_ip.is_loopback:
+            return Session(each.local_port, each.remote_ip, each.remote_port, server.name)
+    return Session() if ssh is not None else None
+
+
+def _hub_addresses(
+    paths: Paths, config: AgentConfig, live: Mapping[str, Any], hubs: Iterable[HostPort]
+) -> frozenset[IPAddress]:
+    known = frozenset(ip for text in live.get("hub", ()) if (ip := parse_ip(text)))
+    if known:
+        return known
+    keystore = Keystore(paths.state)
+    enrolled = keystore.load_enrolment().hub_addresses if keystore.enrolled else ()
+    return resolve_hubs(config.hub or enrolled or tuple(hubs))
 
 
 def _captures_dns(config: AgentConfig, posture: Posture) -> bool:
@@ -94,6 +156,9 @@ def _wishes(
     )
 
 
+# --- telling ---------------------------------------------------------------------------------------------------------
+
+
 def _captured(intent: Intent, services: tuple[DeclaredService, ...]) -> Iterable[dict[str, Any]]:
     names = {service.target_port: service.name for service in services}
     for port in intent.counted_ports:
@@ -102,18 +167,28 @@ def _captured(intent: Intent, services: tuple[DeclaredService, ...]) -> Iterable
         yield {"port": port, "reason": f"{names[port]}: plain-text callers are refused"}
 
 
-def _connections(intent: Intent, found: Iterable[Connection]) -> Iterable[dict[str, Any]]:
-    """Open connections that meet a rule of ours; none of them is touched."""
-    mesh = {(address.ip, address.port) for address in (*intent.virtual, *intent.claimed)}
-    ports = {*intent.counted_ports, *intent.strict_ports}
-    concerned = [c for c in found if (c.remote_ip, c.remote_port) in mesh or c.local_port in ports]
-    for connection in concerned[:_MOST_CONNECTIONS]:
+def _connections(intent: Intent, host: _Host) -> Iterable[dict[str, Any]]:
+    for each, effect in concerned(intent, host.facts, map(_open, host.connections), host.session):
         yield {
-            "local": f"{connection.local_ip} port {connection.local_port}",
-            "remote": f"{connection.remote_ip} port {connection.remote_port}",
-            "process": connection.owners[0].name if connection.owners else "",
-            "effect": "stays as it is; only new connections are captured",
+            "local": f"{each.local_ip} port {each.local_port}",
+            "remote": f"{each.remote_ip} port {each.remote_port}",
+            "process": each.program,
+            "pid": each.pid,
+            "effect": effect,
         }
+
+
+def _open(found: Connection) -> OpenConnection:
+    """The youngest owner is the program: an sshd session's socket is also its listener's child's."""
+    owner = found.owners[-1] if found.owners else None
+    return OpenConnection(
+        found.local_ip,
+        found.local_port,
+        found.remote_ip,
+        found.remote_port,
+        owner.name if owner else "",
+        owner.pid if owner else 0,
+    )
 
 
 def _warnings(intent: Intent, services: tuple[DeclaredService, ...], listening: tuple[Listener, ...]) -> Iterable[str]:
@@ -144,9 +219,11 @@ def _is_proxy(listener: Listener) -> bool:
 
 
 def _changes(paths: Paths, intent: Intent, new_user: bool, *, running: bool) -> Iterable[str]:
-    for directory in (paths.state, paths.run):
+    for directory in (paths.etc, paths.state, paths.run):
         if not directory.exists():
             yield f"creates {directory}"
+    if not paths.enrolment.exists():
+        yield f"writes keys, certificate and what enrolling made to {paths.state}, readable by root only"
     if new_user:
         yield f"creates the system user {PROXY_USER}, which the proxy runs as"
     if running and render(intent).table:

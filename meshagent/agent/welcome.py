@@ -25,7 +25,7 @@ def welcome(
 ) -> dict[str, Any]:
     """The contract's ``enroll`` shape (docs/cli.md). Raises ``MeshagentError`` when the unit doesn't start."""
     started = start and _start_unit(paths, progress)
-    planned = make_plan(paths, None, {})
+    planned = make_plan(paths, None, {}).answer
     root = "" if str(paths.root) == "/" else f" --root {paths.root}"
     return {
         **joined,

@@ -7,6 +7,7 @@ import click
 from meshagent.cli import render
 from meshagent.cli.calls import call_agent
 from meshagent.cli.context import emit, settings, shared_options
+from meshagent.cli.plan import accept_option, make, refuse
 from meshagent.cli.status import left
 from meshagent.model.errors import ExitCode, MeshagentError
 
@@ -76,13 +77,15 @@ def _switch_off() -> dict[str, Any]:
 
 @capture.command(epilog="Example: meshagent capture on --confirm 60")
 @click.option("--confirm", "seconds", type=click.IntRange(0, 3600), help="Roll back unless confirmed in time.")
+@accept_option
 @shared_options
-def on(seconds: int | None) -> None:
+def on(seconds: int | None, accept: tuple[str, ...]) -> None:
     """Capture again what the posture says. In a remote login it waits 120 s for `meshagent confirm` by default."""
     from meshagent.agent.confirm import default_confirm_seconds
 
     chosen = default_confirm_seconds() if seconds is None else seconds
     call_agent("posture.get", timeout=3)  # an agent that hangs must not capture minutes after this command has failed
+    refuse(make(None), accept)
     answer = call_agent("capture.on", confirm=chosen, timeout=30)
     if settings().json:
         emit(answer)

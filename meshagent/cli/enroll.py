@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from meshagent.cli import render
-from meshagent.cli.calls import start_hint
+from meshagent.cli.calls import enrolled, start_hint
 from meshagent.cli.context import emit, progress, settings, shared_options
-from meshagent.cli.host import POSTURES
+from meshagent.cli.plan import POSTURES, accept_option, make, refuse
 from meshagent.cli.status import left
 from meshagent.model.errors import UsageError
 from meshagent.model.ports import CONTROL_PLANE
@@ -25,7 +25,7 @@ MAX_TOKEN = 4096
 @click.option("--posture", type=POSTURES, help="How far to go at once (default: permissive).")
 @click.option("--confirm", "seconds", type=click.IntRange(0, 3600), help="Roll capture back unless confirmed in time.")
 @click.option("--no-start", is_flag=True, help="Enrol only; don't start the agent.")
-@click.option("--accept", multiple=True, metavar="RISK", help="Accept a risk that a refusal named.")
+@accept_option
 @shared_options
 def enroll(
     hub: str,
@@ -52,9 +52,10 @@ def enroll(
         posture=posture or "",
         confirm=default_confirm_seconds() if seconds is None else seconds,
         start=not no_start,
-        accept=frozenset(accept),
     )
     paths = settings().paths
+    if not enrolled(paths):
+        refuse(make(posture, [wish.hub]), accept)
     joined = asyncio.run(enroll_host(paths, wish, progress))
     answer = welcome(paths, joined, start=wish.start, confirm=wish.confirm, progress=progress)
     if settings().json:

@@ -1,53 +1,23 @@
-"""Commands on one host that ask or tell the daemon one thing: plan, posture, confirm, peers, certs."""
+"""Commands on one host that ask or tell the daemon one thing: posture, confirm, peers, certs."""
 
 from typing import Any
 
 import click
 
 from meshagent.cli import render
-from meshagent.cli.calls import call_agent, enrolled
+from meshagent.cli.calls import call_agent
 from meshagent.cli.context import emit, settings, shared_options
+from meshagent.cli.plan import POSTURES, accept_option, make, refuse
 from meshagent.cli.status import left
 from meshagent.model.errors import UsageError
-from meshagent.model.posture import Posture
-
-POSTURES = click.Choice([posture.value for posture in Posture])
-
-
-@click.command(epilog="Example: meshagent plan --posture strict")
-@click.option("--posture", type=POSTURES, help="Plan for this posture instead of the configured one.")
-@shared_options
-def plan(posture: str | None) -> None:
-    """What enrolling, or a posture, would do to this host. Changes nothing; works before enrolment."""
-    from meshagent.agent.plan import make_plan
-
-    paths = settings().paths
-    live = call_agent("plan.facts") if enrolled(paths) and paths.control_socket.exists() else {}
-    planned = make_plan(paths, posture, live)
-    if settings().json:
-        emit(planned)
-        return
-    click.echo(f"posture {planned['posture']}\n")
-    render.table(("CAPTURED", "WHAT"), [(c["port"], c["reason"]) for c in planned["captured"]], "no port is captured")
-    click.echo()
-    render.table(("SPARED", "WHY"), [(s["port"], s["reason"]) for s in planned["spared"]], "nothing is spared")
-    if planned["connections"]:
-        click.echo()
-        rows = [(c["local"], c["remote"], c["process"], c["effect"]) for c in planned["connections"]]
-        render.table(("OPEN CONNECTION", "PEER", "PROCESS", "EFFECT"), rows)
-    for title, lines in (("would change", planned["changes"]), ("mind", planned["warnings"])):
-        if lines:
-            click.echo(f"\n{title}:")
-            for line in lines:
-                click.echo(f"  - {line}")
-    click.echo(f"\nkernel rules:\n{planned['rules'] or '  none'}")
 
 
 @click.command(epilog="Example: meshagent posture strict --confirm 60")
 @click.argument("wanted", metavar="[POSTURE]", required=False, type=POSTURES)
 @click.option("--confirm", "seconds", type=click.IntRange(0, 3600), help="Roll back unless confirmed in time.")
+@accept_option
 @shared_options
-def posture(wanted: str | None, seconds: int | None) -> None:
+def posture(wanted: str | None, seconds: int | None, accept: tuple[str, ...]) -> None:
     """Show or change how far this host is in the mesh: observe, outbound, permissive or strict."""
     if wanted is None and seconds is not None:
         raise UsageError(
@@ -58,6 +28,8 @@ def posture(wanted: str | None, seconds: int | None) -> None:
     else:
         from meshagent.agent.confirm import default_confirm_seconds
 
+        answer = call_agent("posture.get")  # who can't be told anything needs no plan
+        refuse(make(wanted), accept)
         chosen = default_confirm_seconds() if seconds is None else seconds
         answer = call_agent("posture.set", posture=wanted, confirm=chosen, timeout=30)
     if settings().json:

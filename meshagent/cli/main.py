@@ -18,7 +18,7 @@ COMMANDS = {
     "enroll": ("enroll", "enroll"),
     "leave": ("enroll", "leave"),
     "run": ("daemon", "run"),
-    "plan": ("host", "plan"),
+    "plan": ("plan", "plan"),
     "posture": ("host", "posture"),
     "confirm": ("host", "confirm"),
     "status": ("status", "status"),

@@ -20,6 +20,8 @@ _SESSION_PROCESSES = LOGIN_SERVERS | {"sshd-session", "sshd-auth"}
 _UTMP = struct.Struct("<hxxi32s4s32s256s")  # type, pid, line, id, user, host (utmp(5)); records are 384 bytes long
 _UTMP_RECORD = 384
 _USER_PROCESS = 7
+#: Listener, monitor, session process, shell: a login's shell is at most this many steps below a login server.
+_GENERATIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,20 @@ def remote_login(own_addresses: Collection[IPAddress], pid: int = 0) -> RemoteLo
     if session:
         return session
     return RemoteLogin("terminal") if _terminal_is_remote() else None
+
+
+def session_ports(own_addresses: Collection[IPAddress]) -> frozenset[int]:
+    """Local ports on which login sessions that are open now came in, whether or not a server still listens there."""
+    children: dict[int, list[int]] = {}
+    for pid in process.pids():
+        children.setdefault(process.parent(pid), []).append(pid)
+    found: set[int] = set()
+    waiting = [pid for pids in children.values() for pid in pids if _is_login_server(pid)]
+    for _ in range(_GENERATIONS):
+        waiting = [child for pid in waiting for child in children.get(pid, ())]
+        sessions = (_from_environment(pid, own_addresses) for pid in waiting)
+        found |= {session.server_port for session in sessions if session}
+    return frozenset(found)
 
 
 def ancestors(pid: int) -> Iterator[int]:

@@ -72,7 +72,9 @@ PLAN = {
     "rules": TEXT,
     "captured": [{"port": int, "reason": TEXT}],
     "spared": SPARED,
-    "connections": [{"local": TEXT, "remote": TEXT, "process": TEXT, "effect": TEXT}],
+    "direct": [{"what": TEXT, "reason": TEXT}],
+    "connections": [{"local": TEXT, "remote": TEXT, "process": TEXT, "pid": int, "effect": TEXT}],
+    "risks": [{"risk": TEXT, "text": TEXT, "mend": TEXT}],
     "warnings": [TEXT],
     "changes": [TEXT],
 }

@@ -112,7 +112,7 @@ def _spared(wishes: Wishes, facts: HostFacts) -> tuple[Spared, ...]:
     reasons: dict[int, str] = {}
     for ports, reason in (
         (facts.sshd_ports, "sshd listens here"),
-        (facts.session_ports, "the current remote session comes in here"),
+        (facts.session_ports, "a remote session comes in here"),
     ):
         for port in ports:
             if not any(port in forced for forced in wishes.config.force_ports):

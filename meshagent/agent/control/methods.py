@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from meshagent.config.edit import set_posture
 from meshagent.config.follow import FollowedConfig
 from meshagent.guard.client import GuardClient
 from meshagent.machine import files
+from meshagent.model.address import IPAddress
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.identity import Identity
 from meshagent.model.posture import Posture
@@ -46,6 +47,7 @@ class Parts:
     announcer: Announcer
     known: Callable[[], "asyncio.Future[Known] | Any"]
     stop: asyncio.Event
+    hub_addresses: Callable[[], Collection[IPAddress]]
 
 
 class Methods:
@@ -172,6 +174,7 @@ class Methods:
         return {
             "mesh": [[str(address.ip), address.port] for address in sorted(kept.mesh.value, key=str)],
             "policy": {str(port): mode.value for port, mode in kept.policy.value.plaintext.items()},
+            "hub": [str(ip) for ip in sorted(self._parts.hub_addresses(), key=str)],
         }
 
     async def leave(self, _params: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_sshd_and_the_session_are_spared_with_their_reasons() -> None:
     assert {(item.port, item.reason) for item in intent.spared} == {
         (22, "sshd listens here"),
         (2222, "sshd listens here"),
-        (2200, "the current remote session comes in here"),
+        (2200, "a remote session comes in here"),
     }
     assert intent.counted_ports == (80,)
 
