@@ -156,6 +156,7 @@ class Guard:
         facts = self._facts(self.state.installed)
         if self.state.installed.anchor and not facts.anchor_present:
             self._perform(decide.reinstall_anchor(self.state))
+            facts = replace(facts, anchor_present=True)  # or the reinstall below would add its rule a second time
             self._healed(pid, name, "anchor removed")
         if self.state.owned or not self.state.installed.table:
             return  # the kernel lets nobody else touch an owned table

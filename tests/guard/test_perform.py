@@ -63,6 +63,14 @@ def test_an_unowned_table_is_put_back_within_a_second(guarded: Guarded, change: 
     assert guarded.client.state()["heals"] >= 1
 
 
+def test_both_tables_are_put_back_as_they_were_when_both_are_flushed(guarded: Guarded) -> None:
+    guarded.client.apply(UNOWNED)
+    wanted = guarded.nft("--stateless", "list", "ruleset")
+    for _ in range(3):
+        guarded.nft("flush", "ruleset")
+        wait_until(lambda: guarded.nft("--stateless", "list", "ruleset") == wanted, 5)
+
+
 def test_other_programs_rules_are_neither_touched_nor_a_reason_to_act(guarded: Guarded) -> None:
     guarded.client.apply(UNOWNED)
     guarded.nft("add table ip theirs; add chain ip theirs c; add rule ip theirs c counter packets 7 bytes 9 accept")
