@@ -1,0 +1,115 @@
+"""Other programs that own the host's firewall: whatever they do, capture stays or is back, and theirs is theirs.
+
+Each manager does the same on a host without us; what it made there and what it made beside us must be equal.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from meshagent.config.settings import CaptureConfig, FailurePolicy
+from meshagent.lab import Host, Lab, wait_until
+from meshagent.model.posture import Posture
+from tests.agent.capture.stand import VIRTUAL, Stand, make_stand, mesh, service
+from tests.lab import firewalls
+from tests.lab.firewalls import Firewalld, Step
+
+pytestmark = pytest.mark.root
+
+MANAGERS: dict[str, Callable[[Host], list[Step]]] = {
+    "ufw": firewalls.ufw,
+    "firewalld": lambda host: Firewalld(host, "nftables").steps(),
+    "firewalld-iptables": lambda host: Firewalld(host, "iptables").steps(),
+    "nftables-service": firewalls.nftables_service,
+    "by-hand": firewalls.by_hand,
+}
+#: Policy open: the kernel keeps the table for its owner. Closed: it must outlive the owner, so anybody can flush it.
+POLICIES = {"owned": FailurePolicy.OPEN, "unowned": FailurePolicy.CLOSED}
+
+
+@pytest.fixture(scope="module")
+def manager_lab() -> Iterator[Lab]:
+    with Lab() as opened:
+        yield opened
+
+
+@pytest.fixture
+def stand(manager_lab: Lab) -> Iterator[Stand]:
+    """A host that is captured over both families."""
+    with make_stand(manager_lab, 4) as made:
+        for address in ("127.0.0.1", "::1"):
+            made.serve(made.host, 15001, "proxy", address)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as made:
+        yield made
+
+
+def capture(stand: Stand, policy: FailurePolicy, *more: int) -> None:
+    addresses = [mesh(VIRTUAL[family], 80) for family in (4, 6)] + [mesh(VIRTUAL[4], port) for port in more]
+    stand.capture(
+        Posture.PERMISSIVE,
+        *addresses,
+        services=(service("web", 8080),),
+        config=CaptureConfig(on_proxy_failure=policy),
+        capture_dns=True,
+    )
+
+
+def ours(stand: Stand) -> str:
+    """Our two tables; empty or in part while somebody has removed them."""
+    tables = (stand.host.run(["nft", "-s", "list", "table", "inet", name], check=False).stdout for name in TABLES)
+    return "".join(tables)
+
+
+TABLES = ("meshagent", "meshagent_anchor")
+
+
+def captures(stand: Stand) -> bool:
+    return all(stand.dial(VIRTUAL[family], 80).startswith("proxy ") for family in (4, 6))
+
+
+#: One run of a slow manager takes 10 s, and most of what it does is the same to every table of ours.
+SLOW = [("ufw", "owned"), ("firewalld", "owned"), ("firewalld-iptables", "owned"), ("firewalld-iptables", "unowned")]
+
+
+@pytest.mark.parametrize(
+    ("manager", "policy"),
+    [
+        pytest.param(manager, policy, marks=[pytest.mark.long] if (manager, policy) in SLOW else [])
+        for manager in MANAGERS
+        for policy in POLICIES
+    ],
+)
+def test_capture_stays_or_is_back_at_once_and_their_rules_are_what_they_would_be_without_us(
+    stand: Stand, pool: ThreadPoolExecutor, manager: str, policy: str
+) -> None:
+    capture(stand, POLICIES[policy])
+    wanted = ours(stand)
+    control = MANAGERS[manager](stand.peer)
+    for (name, step), (_, step_there) in zip(MANAGERS[manager](stand.host), control, strict=True):
+        there = pool.submit(step_there)
+        step()
+        began = time.monotonic()
+        wait_until(lambda: ours(stand) == wanted, 10, f"our tables after: {name}")
+        assert time.monotonic() - began < 1, f"capture came back late after: {name}"
+        assert captures(stand), name
+        there.result()
+        assert firewalls.theirs(stand.host) == firewalls.theirs(stand.peer), name
+        disturb(stand, POLICIES[policy], name)
+
+
+def disturb(stand: Stand, policy: FailurePolicy, after: str) -> None:
+    """All that we do to the kernel, with theirs as it is now."""
+    before = firewalls.theirs(stand.host, counted=True)
+    capture(stand, policy, 81)  # elements of a set
+    stand.capture(Posture.OBSERVE, draining=True)
+    stand.remove()
+    assert not ours(stand), after
+    firewalls.require_undisturbed(before, firewalls.theirs(stand.host, counted=True))
+    capture(stand, policy)
