@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from meshagent.cli import hub_resources, hub_tokens, render
+from meshagent.cli import hub_backup, hub_resources, hub_tokens, render
 from meshagent.cli.calls import call_hub
 from meshagent.cli.context import emit, say, settings, shared_options
 from meshagent.model.errors import ExitCode
@@ -65,7 +65,7 @@ def status() -> int:
     return int(ExitCode.UNHEALTHY if wrong else ExitCode.OK)
 
 
-for command in (hub_tokens.token, *hub_resources.COMMANDS):
+for command in (hub_tokens.token, *hub_resources.COMMANDS, hub_backup.backup, hub_backup.restore):
     hub.add_command(command)
 
 

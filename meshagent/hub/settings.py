@@ -59,7 +59,7 @@ class HubSettings:
                 )
         if not is_label(root_namespace):
             raise UsageError("bad-name", f"--root-namespace {root_namespace[:80]!r} is not a DNS label")
-        where, database = _listen(listen), _database(store)
+        where, database = _listen(listen), database_of(store)
         return cls(
             paths=paths,
             listen=where,
@@ -80,7 +80,8 @@ def _listen(text: str | None) -> tuple[HostPort, ...]:
     return tuple(HostPort(host, CONTROL_PLANE) for host in families)
 
 
-def _database(text: str | None) -> Path | None:
+def database_of(text: str | None) -> Path | None:
+    """The file that ``--store`` names; None = the default. Raises ``UsageError``."""
     if text is None:
         return None
     scheme, _, path = text.rpartition(":")

@@ -220,6 +220,7 @@ HUB_STATUS = {
     "services": int,
     "conditions": [CONDITION],
 }
+BACKUP = {"file": TEXT, "made_at": Time, "version": TEXT, "trust_domain": TEXT, "ca_hash": TEXT, "hosts": int}
 OUTCOME = {"kind": TEXT, "namespace": TEXT, "name": TEXT, "action": TEXT}
 APPLY = {"applied": [OUTCOME], "warnings": [TEXT]}
 VALIDATE = {"valid": FLAG, "resources": int, "warnings": [TEXT]}
@@ -242,6 +243,7 @@ DOCUMENTED = {
     "capture off": CAPTURE_SWITCH,
     "capture on": CAPTURE_SWITCH,
     "hub status": HUB_STATUS,
+    "hub backup": BACKUP,
     "hub hosts": HOSTS,
     "hub services": SERVICES,
     "hub audit": AUDIT,

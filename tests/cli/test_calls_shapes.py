@@ -27,6 +27,7 @@ ON_THE_HOST = {
 }
 ON_THE_HUB = {
     "hub status": shapes.HUB_STATUS,
+    "hub backup /tmp/hub.backup": shapes.BACKUP,
     "hub hosts": shapes.HOSTS,
     "hub services": shapes.SERVICES,
     "hub audit": shapes.AUDIT,

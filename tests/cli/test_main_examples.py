@@ -100,6 +100,7 @@ def _hub_examples(stage: Stage, mesh: Mesh) -> None:
         "meshagent hub get serviceentry",
         "meshagent hub delete peerauthentication strict --namespace default",
         "meshagent hub status",
+        "meshagent hub backup hub.backup",
         "meshagent hub hosts",
         "meshagent hub services",
         "meshagent hub audit --limit 20",
@@ -154,6 +155,9 @@ def _joining_and_leaving(stage: Stage, mesh: Mesh) -> None:
 
 
 def _second_hub(stage: Stage, mesh: Mesh) -> None:
+    (mesh.late.private / "hub.backup").write_bytes((mesh.hub.private / "hub.backup").read_bytes())
+    said = stage.run(mesh.late, "meshagent hub restore hub.backup --force")
+    assert "restored the hub of mesh.internal" in said
     for example, log in (
         ("meshagent hub run --listen 0.0.0.0:15012", "hub-listen"),
         ("meshagent hub run --advertise hub.example:15012", "hub-advertise"),

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from meshagent.hub.authority.issue import LeafKey, issue_workload, read_csr, serial_hex
+from meshagent.hub.authority.issue import LeafKey, host_key_of, issue_workload, read_csr, serial_for, serial_hex
 from meshagent.hub.authority.policy import (
     DEFAULT_VALIDITY,
     EnrolmentAsk,
@@ -56,8 +56,10 @@ class Signer:
     def identity(self, namespace: str, service_account: str) -> SpiffeId:
         return SpiffeId(self.trust_domain, namespace, service_account)
 
-    def sign(self, key: LeafKey, identity: SpiffeId, now: datetime, validity: timedelta) -> x509.Certificate:
-        return issue_workload(self.roots.active, key, identity, now, validity)
+    def sign(
+        self, key: LeafKey, identity: SpiffeId, now: datetime, validity: timedelta, host_key_sha256: str
+    ) -> x509.Certificate:
+        return issue_workload(self.roots.active, key, identity, now, validity, serial_for(host_key_sha256))
 
     def chain(self, leaf: x509.Certificate) -> tuple[str, ...]:
         """Leaf first, last element = root bundle, as Istio's CSR service answers."""
@@ -71,7 +73,7 @@ def enrol(tx: Transaction, ask: EnrolmentAsk, facts: HostFacts, signer: Signer, 
     grant = decide_enrolment(ask, token, tx.token_uses(token.id), tx.host(name), name)
     identity = signer.identity(grant.namespace, grant.service_account)
     key = read_csr(facts.csr_pem, identity)
-    leaf = signer.sign(key, identity, now, DEFAULT_VALIDITY)
+    leaf = signer.sign(key, identity, now, DEFAULT_VALIDITY, ask.host_key_sha256)
     if grant.replaces:
         tx.put_host(replace(grant.replaces, status=HostStatus.REPLACED, announcement=b""))
     host = _record_host(tx, ask, facts, grant, now)
@@ -110,16 +112,24 @@ def renew(tx: Transaction, serial: str, csr_pem: str, signer: Signer, now: datet
     """A new certificate for the enrolment behind the caller's certificate; raises ``Refusal`` or ``RefusedCsr``."""
     host = caller(tx, serial)
     identity = signer.identity(host.namespace, host.service_account)
-    leaf = signer.sign(read_csr(csr_pem, identity), identity, now, validity)
+    leaf = signer.sign(read_csr(csr_pem, identity), identity, now, validity, host.host_key_sha256)
     _record_certificate(tx, leaf, host)
     tx.drop_certificates(now - timedelta(days=1))
     return Issued(host, signer.chain(leaf))
 
 
 def caller(tx: Transaction, serial: str) -> HostRow:
-    """The active enrolment a certificate of ours was issued to; raises ``Refusal``."""
+    """The active enrolment a certificate of ours was issued to; raises ``Refusal``.
+
+    One that isn't on record was issued after the backup this database comes from: then its host key, which the serial
+    names and the CA signed for, tells which enrolment it belongs to.
+    """
     known = tx.certificate(serial)
-    return check_caller(tx.host_by_id(known.host_id) if known else None)
+    if known:
+        return check_caller(tx.host_by_id(known.host_id))
+    prefix = host_key_of(serial)
+    found = tx.hosts_by_key(prefix) if prefix else ()
+    return check_caller(found[0] if len(found) == 1 else None)
 
 
 def _record_certificate(tx: Transaction, leaf: x509.Certificate, host: HostRow) -> None:

@@ -5,6 +5,7 @@ or a reason to refuse. Sources: SPIFFE X.509-SVID section 3-5, RFC 5280 section 
 """
 
 import hashlib
+import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -61,6 +62,26 @@ def spki_sha256(key: object) -> bytes:
     """SHA-256 over a public key's SubjectPublicKeyInfo (RFC 5280 section 4.1): for pins and fingerprints."""
     der: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
     return hashlib.sha256(der).digest()
+
+
+# --- serial numbers
+
+#: Of a serial's 158 bits, these lowest name the host key.
+_HOST_BITS = 80
+
+
+def serial_for(host_key_sha256: str) -> int:
+    """A serial number that names the host it is for: 78 random bits, then 80 bits of the host key's SHA-256.
+
+    So a hub that was restored from a backup knows certificates that were issued after it. CAs must put 64 random bits
+    in (CA/Browser Forum baseline 7.1), 20 octets are the most (RFC 5280 section 4.1.2.2).
+    """
+    return (1 << 157) | (secrets.randbits(77) << _HOST_BITS) | int(host_key_sha256[: _HOST_BITS // 4], 16)
+
+
+def host_key_of(serial: str) -> str:
+    """The first 20 hex digits of the host key's SHA-256 that a serial (``serial_hex``) names; '' when it names none."""
+    return serial[-_HOST_BITS // 4 :] if len(serial) == 40 and serial[0] in "23" else ""
 
 
 # --- requests
@@ -133,13 +154,13 @@ def make_root(trust_domain: str, now: datetime) -> Root:
 
 
 def issue_workload(
-    root: Root, key: LeafKey, identity: SpiffeId, now: datetime, validity: timedelta
+    root: Root, key: LeafKey, identity: SpiffeId, now: datetime, validity: timedelta, serial: int | None = None
 ) -> x509.Certificate:
-    """An SVID for ``identity`` over ``key``, never longer than the root lives; validated."""
+    """An SVID for ``identity`` over ``key``, never longer than the root lives; validated. ``serial`` None = random."""
     not_after = min(now + validity, root.certificate.not_valid_after_utc)
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     # critical, because the subject is empty (RFC 5280 section 4.2.1.6)
-    leaf = _leaf(root, key, _san(str(identity)), usages, now, not_after)
+    leaf = _leaf(root, key, _san(str(identity)), usages, now, not_after, serial=serial)
     _validate(leaf, root, key, [x509.UniformResourceIdentifier(str(identity))], now)
     return leaf
 
@@ -162,10 +183,11 @@ def _leaf(
     now: datetime,
     not_after: datetime,
     backdate: timedelta = BACKDATE,
+    serial: int | None = None,
 ) -> x509.Certificate:
     signer_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
-        _builder(key, x509.Name([]), root.certificate.subject, now, not_after, backdate)
+        _builder(key, x509.Name([]), root.certificate.subject, now, not_after, backdate, serial)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -182,13 +204,14 @@ def _builder(
     now: datetime,
     not_after: datetime,
     backdate: timedelta = BACKDATE,
+    serial: int | None = None,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now.astimezone(UTC) - backdate)
         .not_valid_after(not_after)
     )

@@ -173,7 +173,7 @@ def check_caller(host: HostRow | None) -> HostRow:
             Kind.UNAUTHENTICATED,
             "unknown-host",
             "the hub does not know this certificate",
-            hint="if the hub's database was restored from an old backup, enroll this host again",
+            hint="a host that joined after the backup which the hub was restored from: enroll it again",
         )
     if host.status is not HostStatus.ACTIVE:
         raise Refusal(

@@ -70,7 +70,7 @@ async def open_roots(store: Store, directory: Path, trust_domain: str, now: date
         write_atomic(_key_path(directory, _fingerprint(root)), _key_pem(root.key), mode=0o600)
         row = RootRow(_fingerprint(root), root.pem, now)
         rows = await store.transact(lambda tx: _first_root(tx, row, trust_domain))
-    roots = _load(directory, rows)
+    roots = load_roots(directory, rows)
     with contextlib.suppress(MeshagentError):  # a full disk: the next start writes it
         note_made(directory, trust_domain, rows)
     return roots
@@ -111,7 +111,8 @@ def _first_root(tx: Transaction, row: RootRow, trust_domain: str) -> tuple[RootR
     return tx.roots()
 
 
-def _load(directory: Path, rows: Iterable[RootRow]) -> TrustRoots:
+def load_roots(directory: Path, rows: Iterable[RootRow]) -> TrustRoots:
+    """The roots of ``rows`` with the active one's key, which fits. Raises ``MeshagentError`` (``ca-key-…``)."""
     ordered = sorted(rows, key=lambda row: row.active)
     active = ordered[-1]
     path = _key_path(directory, active.fingerprint)
@@ -149,8 +150,13 @@ def _made_path(directory: Path) -> Path:
     return directory / "made.json"
 
 
+def key_name(fingerprint: str) -> str:
+    """The name of the file that holds a root's key."""
+    return f"root-{fingerprint[:16]}.key"
+
+
 def _key_path(directory: Path, fingerprint: str) -> Path:
-    return directory / f"root-{fingerprint[:16]}.key"
+    return directory / key_name(fingerprint)
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

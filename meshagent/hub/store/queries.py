@@ -142,6 +142,10 @@ class SqliteTransaction:
     def hosts(self, status: HostStatus = HostStatus.ACTIVE) -> tuple[HostRow, ...]:
         return self._select(HostRow, "WHERE status = ? ORDER BY name, id", status)
 
+    def hosts_by_key(self, prefix: str) -> tuple[HostRow, ...]:
+        where = "WHERE substr(host_key_sha256, 1, ?) = ? AND status = 'active' ORDER BY id"
+        return self._select(HostRow, where, len(prefix), prefix)
+
     def add_host(self, row: HostRow) -> HostRow:
         # ABORT, not REPLACE: a second active row of one name must fail, not silently push out the first
         cursor = self._put(row, without="id", conflict="ABORT")

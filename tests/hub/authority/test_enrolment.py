@@ -1,6 +1,7 @@
 """Enrolment as a transaction on a real database: races, retries, take-overs."""
 
 import asyncio
+import hashlib
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +24,10 @@ SIGNER = Signer(TrustRoots(ROOT, ROOT.pem), "mesh.internal")
 HASH = SIGNER.roots.ca_hash
 
 
+def key_hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 async def a_token(store: SqliteStore, **options: Any) -> Token:
     row, token = new_token(TokenAsk("web", **options), HASH, "mesh.internal", NOW)
     await store.transact(lambda tx: tx.put_token(row))
@@ -30,7 +35,7 @@ async def a_token(store: SqliteStore, **options: Any) -> Token:
 
 
 async def join(store: SqliteStore, token: Token, name: str, key: str = "", csr: str = "") -> Issued:
-    ask = EnrolmentAsk(token.id, secret_hash(token.secret), name, key or f"key of {name}", ip_address("10.0.0.9"))
+    ask = EnrolmentAsk(token.id, secret_hash(token.secret), name, key_hash(key or name), ip_address("10.0.0.9"))
     facts = HostFacts(csr or csr_pem(), "PEM", ("10.0.0.1",), "boot", "0.1.0")
     return await store.transact(lambda tx: enrol(tx, ask, facts, SIGNER, NOW))
 
