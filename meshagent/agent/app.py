@@ -43,6 +43,7 @@ from meshagent.agent.services.declared import Declared
 from meshagent.agent.services.locate import Locator
 from meshagent.agent.services.probe import Prober
 from meshagent.agent.speaking import Speaker
+from meshagent.agent.surroundings import Surroundings
 from meshagent.agent.upstream.announce import Announcer
 from meshagent.agent.upstream.dial import Dialer
 from meshagent.agent.upstream.session import Session
@@ -277,6 +278,7 @@ class Agent:
             "speaker": self.speaker.run,
             "proxy": self.proxy.run,
             "suspension": self.suspension.run,
+            "surroundings": Surroundings(self.tracker).run,
             "capture": self.capture.run,
             "gates": self.gates.run,
             "reports": self.reports.run,

@@ -6,7 +6,7 @@ before they act: ``Plan.risks`` are refused unless a person accepts them by name
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from meshagent.agent.identity.keystore import Keystore
 from meshagent.agent.judge.connections import concerned
 from meshagent.agent.judge.risks import Risk, login_risk
 from meshagent.agent.judge.spared import never_captured
+from meshagent.agent.judge.sysctls import judge_sysctls
 from meshagent.agent.judge.values import OpenConnection, Session
 from meshagent.agent.names.resolver import ResolverFacts, read_resolv_conf
 from meshagent.agent.names.resolver import decide as decide_dns
@@ -26,7 +27,7 @@ from meshagent.config.load import read_agent_config
 from meshagent.config.services import load_services
 from meshagent.config.settings import AgentConfig, DnsMode
 from meshagent.machine import facts as machine_facts
-from meshagent.machine import login, netlink, sockets, users
+from meshagent.machine import login, netlink, sockets, sysctls, users
 from meshagent.machine.sockets import Connection, Listener
 from meshagent.model.address import HostPort, IPAddress, MeshAddress, parse_ip
 from meshagent.model.paths import Paths
@@ -77,6 +78,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "direct": [{"what": what, "reason": why} for what, why in never_captured(host.facts, host.session)],
         "connections": list(_connections(intent, host)),
         "risks": [{"risk": risk.name, "text": risk.text, "mend": risk.mend} for risk in risks],
+        "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
         "warnings": [*_switched_off(paths), *_warnings(intent, services, host.listening)],
         "changes": list(_changes(paths, intent, host.new_user, running=bool(live))),
     }

@@ -65,6 +65,9 @@ def _draw(planned: dict[str, Any]) -> None:
         click.echo()
         rows = [(c["local"], c["remote"], c["process"], c["effect"]) for c in planned["connections"]]
         _cut(("OPEN CONNECTION", "PEER", "PROGRAM", "WHAT HAPPENS"), rows)
+    click.echo()
+    settings_read = [(s["name"], s["value"], s["text"]) for s in planned["sysctls"]]
+    render.table(("KERNEL SETTING", "NOW", "READ, NEVER CHANGED"), settings_read)
     risks = [f"{risk['text']} (accepted)" for risk in planned["risks"]]
     for title, lines in (("would change", planned["changes"]), ("mind", [*risks, *planned["warnings"]])):
         if lines:

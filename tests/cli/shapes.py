@@ -74,6 +74,7 @@ PLAN = {
     "spared": SPARED,
     "direct": [{"what": TEXT, "reason": TEXT}],
     "connections": [{"local": TEXT, "remote": TEXT, "process": TEXT, "pid": int, "effect": TEXT}],
+    "sysctls": [{"name": TEXT, "value": int, "verdict": TEXT, "text": TEXT}],
     "risks": [{"risk": TEXT, "text": TEXT, "mend": TEXT}],
     "warnings": [TEXT],
     "changes": [TEXT],

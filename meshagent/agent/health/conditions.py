@@ -168,6 +168,12 @@ _ALL = (
         "a change was not confirmed and was undone",
         "`meshagent plan` shows what was meant; set the posture again and confirm it",
     ),
+    ConditionSpec(
+        "conntrack-nearly-full",
+        WARNING,
+        "the kernel's table of connections is nearly full",
+        "when it is full the kernel drops new connections: sysctl -w net.netfilter.nf_conntrack_max=NUMBER raises it",
+    ),
     # names
     ConditionSpec(
         "names-failed",
