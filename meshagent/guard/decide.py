@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from meshagent.guard.state import Bypass, Heal, RolledBack, Ruleset, State, Trial, Watch
+from meshagent.guard.state import IPTABLES, NFT, Bypass, Heal, RolledBack, Ruleset, State, Trial, Watch
 from meshagent.guard.text import require_updates, with_owner
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
@@ -31,20 +31,43 @@ class Memory(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the kernel can do and holds. ``carried`` are ready lines that add the elements of dynamic sets again."""
+    """What the kernel can do and holds. ``carried`` are ready lines that add the elements of dynamic sets again.
+
+    ``nft``: nftables can be used. ``nft_present``, ``legacy_present``: something of ours is there, also of an earlier
+    guard or of the other backend.
+    """
 
     owner_supported: bool
     anchor_present: bool
     carried: str = ""
+    nft: bool = True
+    nft_present: bool = True
+    legacy_present: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyChange:
+    """What the legacy tables hold of ours afterwards: ``texts`` laid over each other, the anchor if it is kept.
+
+    With ``flip`` only the chains in it change.
+    """
+
+    texts: tuple[str, ...] = ()
+    keep_anchor: bool = True
+    flip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One transaction (empty = none), the state once it is done, and what to remember."""
+    """One transaction (empty = none), the state once it is done, and what to remember.
+
+    With ``legacy`` the legacy tables change too: before the transaction where rules move there, else behind it.
+    """
 
     state: State
     batch: str = ""
     memory: Memory = Memory.KEEP
+    legacy: LegacyChange | None = None
 
 
 def apply(state: State, wanted: Ruleset, facts: Facts) -> Plan:
@@ -66,13 +89,37 @@ def _require_acknowledged(state: State, wanted: Ruleset) -> None:
 
 
 def _install(state: State, wanted: Ruleset, facts: Facts) -> Plan:
+    if wanted.backend == IPTABLES:
+        return _install_legacy(state, wanted, facts)
     owned = bool(wanted.table) and wanted.owner and facts.owner_supported
     batch = anchor_lines(wanted, facts) + _clear_lines(state)
     if wanted.table:
         batch += (with_owner(wanted.table, TABLE) if owned else wanted.table) + facts.carried
         state = replace(state, bypasses={gate: why for gate, why in state.bypasses.items() if gate in wanted.gates})
         batch += "".join(wanted.gates[gate].bypass for gate in sorted(state.bypasses))
-    return Plan(replace(state, installed=wanted, owned=owned), batch)
+    state = replace(state, installed=wanted, owned=owned)
+    other = LegacyChange(keep_anchor=not wanted.table) if facts.legacy_present else None
+    return Plan(state, batch if facts.nft or wanted.table else "", legacy=other)
+
+
+def _install_legacy(state: State, wanted: Ruleset, facts: Facts) -> Plan:
+    """The rules of nft go once those of iptables are there, and with them the anchor: the new one does its work."""
+    batch = _clear_lines(state) + (_DELETE_ANCHOR if wanted.table else "")
+    after = replace(state, installed=wanted, owned=False)
+    if wanted.table:
+        open_gates = {gate: why for gate, why in state.bypasses.items() if gate in wanted.gates}
+        after = replace(after, bypasses=open_gates)
+    change = LegacyChange(legacy_texts(after))
+    return Plan(after, batch if facts.nft and facts.nft_present else "", legacy=change)
+
+
+def legacy_texts(state: State) -> tuple[str, ...]:
+    """What the legacy tables hold in this state; gates that are open lie over the rules."""
+    rules = state.installed
+    if rules is None or rules.backend != IPTABLES:
+        return ()
+    opened = (rules.gates[gate].bypass for gate in sorted(state.bypasses) if gate in rules.gates)
+    return tuple(text for text in (rules.table, rules.anchor, *opened) if text)
 
 
 def check_batch(state: State, wanted: Ruleset, facts: Facts) -> str:
@@ -84,6 +131,8 @@ def update(state: State, lines: str, wanted: Ruleset) -> Plan:
     """Change elements of sets only; ``wanted`` is the whole ruleset after it, for the next replacement or healing."""
     if state.installed is None or not state.installed.table:
         raise RequestError("no-rules", "there is no table to update", "apply the whole ruleset first")
+    if state.installed.backend != NFT or wanted.backend != NFT:
+        raise RequestError("no-elements", "legacy iptables has no sets to update", "apply the whole ruleset")
     require_updates(lines, TABLE)
     _require_acknowledged(state, wanted)
     return Plan(replace(state, installed=wanted), lines)
@@ -91,15 +140,16 @@ def update(state: State, lines: str, wanted: Ruleset) -> Plan:
 
 def bare(state: State, facts: Facts) -> Plan:
     """The last resort of a roll-back whose rules the kernel refuses: no rules, the anchor stays."""
-    return _install(state, Ruleset(anchor=state.installed.anchor if state.installed else ""), facts)
+    installed = state.installed or Ruleset()
+    return _install(state, Ruleset(anchor=installed.anchor, backend=installed.backend), facts)
 
 
-def remove(state: State, anchor: bool) -> Plan:
-    """Take our rules out; the anchor only when its connections are gone or given up."""
-    batch = _clear_lines(state)
-    if anchor:
-        batch += f"table inet {ANCHOR_TABLE}\ndelete table inet {ANCHOR_TABLE}\n"
-    return Plan(replace(state, installed=None, owned=False, bypasses={}, watches={}), batch)
+def remove(state: State, anchor: bool, facts: Facts | None = None) -> Plan:
+    """Take our rules out, of both backends; the anchor only when its connections are gone or given up."""
+    batch = _clear_lines(state) + (_DELETE_ANCHOR if anchor else "")
+    legacy = LegacyChange(keep_anchor=not anchor) if facts and facts.legacy_present else None
+    after = replace(state, installed=None, owned=False, bypasses={}, watches={})
+    return Plan(after, batch if facts is None or facts.nft else "", legacy=legacy)
 
 
 # --- gates -----------------------------------------------------------------------------------------------------------
@@ -114,7 +164,7 @@ def bypass(state: State, gate: str, reason: str, now_at: float) -> Plan:
     if gate in state.bypasses or (rules and gate not in rules.gates):
         return Plan(state)
     opened = replace(state, bypasses={**state.bypasses, gate: Bypass(now_at, reason)})
-    return Plan(opened, rules.gates[gate].bypass if rules else "")
+    return _flipped(opened, rules, rules.gates[gate].bypass if rules else "")
 
 
 def recapture(state: State, gate: str) -> Plan:
@@ -123,7 +173,13 @@ def recapture(state: State, gate: str) -> Plan:
         return Plan(state)
     closed = replace(state, bypasses={name: value for name, value in state.bypasses.items() if name != gate})
     rules = state.installed if state.installed and state.installed.table else None
-    return Plan(closed, rules.gates[gate].recapture if rules and gate in rules.gates else "")
+    return _flipped(closed, rules, rules.gates[gate].recapture if rules and gate in rules.gates else "")
+
+
+def _flipped(state: State, rules: Ruleset | None, lines: str) -> Plan:
+    if rules is None or rules.backend == NFT:
+        return Plan(state, lines)
+    return Plan(state, legacy=LegacyChange(flip=lines) if lines else None)
 
 
 def process_died(state: State, gate: str, watch: Watch, now_at: float) -> Plan:
@@ -151,7 +207,7 @@ def roll_back(state: State, reason: str, now_at: float, facts: Facts) -> Plan:
     assert state.trial is not None
     undone = RolledBack(now_at, reason, state.trial.note)
     plan = _install(state, state.trial.back_to, facts)
-    return Plan(replace(plan.state, trial=None, rolled_back=undone), plan.batch, Memory.WRITE)
+    return Plan(replace(plan.state, trial=None, rolled_back=undone), plan.batch, Memory.WRITE, plan.legacy)
 
 
 def acknowledge(state: State) -> Plan:
@@ -190,6 +246,9 @@ def reinstall_anchor(state: State) -> Plan:
 def healed(state: State, who: tuple[int, str], what: str, now_at: float) -> State:
     """Remember who (pid and name) changed our rules."""
     return replace(state, heals=state.heals + 1, last_heal=Heal(now_at, who[0], who[1], what))
+
+
+_DELETE_ANCHOR = f"table inet {ANCHOR_TABLE}\ndelete table inet {ANCHOR_TABLE}\n"
 
 
 def anchor_lines(wanted: Ruleset, facts: Facts) -> str:

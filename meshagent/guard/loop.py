@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from meshagent.guard import methods, rulewatch, wire
-from meshagent.guard.libnftables import Context, NftError
+from meshagent.guard.backends import Nft, NoNft, open_nft, why_no_legacy
+from meshagent.guard.libnftables import NftError
 from meshagent.guard.perform import Guard, say
 from meshagent.guard.wire import LineBuffer, RequestError
 from meshagent.model.paths import Paths
@@ -45,11 +46,12 @@ class Loop:
     def __init__(self, guard: Guard, listener: socket.socket) -> None:
         self._guard, self._listener = guard, listener
         self._selector = selectors.DefaultSelector()
-        self._watch = rulewatch.open_watch()
+        self._watch = _announcements()
         self._clients: dict[int, _Client] = {}
         self._running = True
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(self._watch, selectors.EVENT_READ, self._rules_announced)
+        if self._watch is not None:
+            self._selector.register(self._watch, selectors.EVENT_READ, self._rules_announced)
 
     def stop(self) -> None:
         self._running = False
@@ -64,7 +66,10 @@ class Loop:
                 self._guard.fire()
                 continue
             wait = _TICK_SECONDS if due is None else min(due, _TICK_SECONDS)
+            if (look := self._guard.look_in()) is not None:
+                wait = min(wait, look)
             ready = self._selector.select(wait if self._guard.settled else 0)
+            self._guard.look()
             if not ready and not self._guard.settled:
                 self._guard.settle()
             for key, events in ready:
@@ -154,6 +159,7 @@ class Loop:
         return lambda _events: self._guard.died(gate)
 
     def _rules_announced(self, _: int) -> None:
+        assert self._watch is not None
         who: tuple[int, str] | None = None
         try:
             while True:
@@ -200,13 +206,19 @@ def serve(paths: Paths) -> None:
         say("guard ended, its table is removed")
 
 
-def _context() -> Context:
-    try:
-        context = Context()
-        context.check("table inet meshagent_probe { }\n")
-    except NftError as error:
-        raise GuardStartError(f"nftables can't be used here: {error}") from error
+def _context() -> Nft:
+    """Nftables, or what stands for it where only legacy iptables can be used."""
+    context = open_nft()
+    if isinstance(context, NoNft) and (why := why_no_legacy()):
+        raise GuardStartError(f"nftables can't be used here: {context.why}; legacy iptables neither: {why}")
     return context
+
+
+def _announcements() -> socket.socket | None:
+    """None on a kernel without nf_tables, where nobody can change its rules."""
+    with contextlib.suppress(OSError):
+        return rulewatch.open_watch()
+    return None
 
 
 @contextlib.contextmanager

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshagent.guard import decide, memory, processes, readback
+from meshagent.guard.backends import Nft, NoNft
 from meshagent.guard.decide import Facts, Memory, Plan
-from meshagent.guard.libnftables import Context, NftError
+from meshagent.guard.legacy import LegacyError
+from meshagent.guard.legacy_side import LegacySide, on_legacy
+from meshagent.guard.libnftables import NftError
 from meshagent.guard.processes import Pidfd
-from meshagent.guard.state import Ruleset, State, Trial, Watch
+from meshagent.guard.state import IPTABLES, Ruleset, State, Trial, Watch
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 
@@ -38,7 +41,7 @@ class Guard:
     number that is closed too early comes back as somebody else's.
     """
 
-    context: Context
+    context: Nft
     rollback_file: Path
     state: State = field(default_factory=State)
     owner_supported: bool = False
@@ -46,12 +49,14 @@ class Guard:
     applied_at: float = 0.0
     kernel_digest: str = ""
     settled: bool = True
+    legacy: LegacySide = field(default_factory=LegacySide)
     pidfds: dict[str, Pidfd] = field(default_factory=dict)
     retired: list[Pidfd] = field(default_factory=list)
 
     def start(self) -> None:
         """Probe the kernel and pick up what an earlier guard remembered."""
         self.owner_supported = self._probe_owner()
+        self.legacy.find(needed=isinstance(self.context, NoNft))
         remembered, boot = memory.load(self.rollback_file)
         plan = decide.after_start(remembered, memory.boot_id(), boot, boot_seconds(), time.time())
         self._perform(plan)
@@ -62,6 +67,9 @@ class Guard:
 
     def check(self, wanted: Ruleset) -> None:
         """Dry run in the kernel of what ``apply`` would do; raises ``RequestError`` with nft's own words."""
+        if wanted.backend == IPTABLES:
+            self.legacy.check(wanted)
+            return
         batch = decide.check_batch(self.state, wanted, self._facts(wanted))
         try:
             self.context.check(batch)
@@ -75,7 +83,7 @@ class Guard:
         self._perform(decide.update(self.state, lines, wanted))
 
     def remove(self, anchor: bool) -> None:
-        self._perform(decide.remove(self.state, anchor))
+        self._perform(decide.remove(self.state, anchor, self._facts(Ruleset())))
         for gate in list(self.pidfds):
             self._retire(gate)
 
@@ -117,8 +125,11 @@ class Guard:
         self._perform(decide.acknowledge(self.state))
 
     def listing(self, anchor: bool) -> str | None:
-        """Our table as nft's JSON with counters; None when it isn't there."""
-        return self.context.table_json(ANCHOR_TABLE if anchor else TABLE)
+        """Our rules as nft's JSON with counters, also those in legacy tables; None when there are none."""
+        if anchor:
+            return self.context.table_json(ANCHOR_TABLE)
+        found = None if on_legacy(self.state) else self.context.table_json(TABLE)
+        return found if found is not None else self.legacy.listing()
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -151,7 +162,7 @@ class Guard:
 
     def rules_changed(self, pid: int, name: str) -> None:
         """Another program committed a transaction: look whether it was about our tables, and put them back."""
-        if self.state.installed is None or pid == os.getpid():
+        if self.state.installed is None or pid == os.getpid() or on_legacy(self.state):
             return
         facts = self._facts(self.state.installed)
         if self.state.installed.anchor and not facts.anchor_present:
@@ -169,6 +180,22 @@ class Guard:
         if found != self.kernel_digest:  # equal: it came right behind our own change and wasn't about our table
             self._healed(pid, name, "rules changed" if listing else "table removed")
 
+    def look_in(self) -> float | None:
+        """Seconds until ``look`` should be called: legacy tables announce nothing. None: there is no need to."""
+        return self.legacy.look_in(self.state)
+
+    def look(self) -> None:
+        """Has another program changed our rules in legacy tables? Then put them back."""
+        if self.look_in() != 0.0 or not self.settled or self.state.installed is None:
+            return
+        try:
+            if what := self.legacy.changed(self.kernel_digest):
+                self._perform(decide.reinstall(self.state, self._facts(self.state.installed)))
+                self.settle()
+                self._healed(0, "unknown", what)
+        except (LegacyError, RequestError) as error:
+            say("could not look after the rules", error=str(error))
+
     def _healed(self, pid: int, name: str, what: str) -> None:
         self.state = decide.healed(self.state, (pid, name), what, time.time())
         say("rules changed by another program, put back", pid=pid, name=name, what=what)
@@ -176,8 +203,8 @@ class Guard:
     # --- acting ------------------------------------------------------------------------------------------------------
 
     def _perform(self, plan: Plan) -> None:
-        if plan.batch:
-            self._run(plan.batch)
+        if plan.batch or plan.legacy:
+            self._act(plan)
             self.applied_at = time.time()
             self.settled = False
         self.state = plan.state
@@ -190,8 +217,28 @@ class Guard:
         """
         self.settled, self.kernel_digest = True, ""
         installed = self.state.installed
+        if self.look_in() is not None:
+            try:
+                self.kernel_digest = self.legacy.settle(self.state, lambda what: self._healed(0, "unknown", what))
+            except (LegacyError, RequestError) as error:
+                say("could not read the rules back", error=str(error))
+            return
         if installed and installed.table and not self.state.owned:
             self.kernel_digest = readback.digest(self.listing(anchor=False) or readback.NOTHING)
+
+    def _act(self, plan: Plan) -> None:
+        """Make before break: where the rules are to be in legacy tables those come first, else last."""
+        if plan.legacy and on_legacy(plan.state):
+            self.legacy.run(plan.legacy, self.state)
+        try:
+            if plan.batch:
+                self._run(plan.batch)
+        except RequestError:
+            if plan.legacy and on_legacy(plan.state):
+                self.legacy.back_to(self.state)
+            raise
+        if plan.legacy and not on_legacy(plan.state):
+            self.legacy.run(plan.legacy, self.state)
 
     def _run(self, batch: str) -> None:
         try:
@@ -212,8 +259,15 @@ class Guard:
             say("could not remember the roll-back on disk", error=str(error))
 
     def _facts(self, wanted: Ruleset) -> Facts:
-        anchored = self.context.exists(ANCHOR_TABLE)
-        return Facts(self.owner_supported, anchored, self._carried(wanted))
+        anchored, on_nft = self.context.exists(ANCHOR_TABLE), wanted.backend != IPTABLES
+        return Facts(
+            self.owner_supported,
+            anchored,
+            self._carried(wanted) if on_nft else "",
+            nft=not isinstance(self.context, NoNft),
+            nft_present=on_nft or anchored or self.context.exists(TABLE),
+            legacy_present=self.legacy.present,
+        )
 
     def _carried(self, wanted: Ruleset) -> str:
         """Read just before the replacement; what is counted in the millisecond between is lost."""
@@ -250,7 +304,8 @@ class Guard:
             "digest": installed.digest if installed else "",
             "applied_at": self.applied_at,
             "kernel_digest": self.kernel_digest,
-            "anchor": self.context.exists(ANCHOR_TABLE),
+            "backend": installed.backend if installed else "",
+            "anchor": self.context.exists(ANCHOR_TABLE) or self.legacy.present,
             "bypasses": {
                 gate: {"since_at": value.since_at, "reason": value.reason} for gate, value in state.bypasses.items()
             },

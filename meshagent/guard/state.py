@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from meshagent.guard.legacy_text import require_legacy
 from meshagent.guard.text import require_table, require_updates
 from meshagent.guard.wire import RequestError, take
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
@@ -110,15 +111,27 @@ class State:
 def ruleset_from(params: dict[str, Any]) -> Ruleset:
     """Read and judge a ruleset of a request or of the roll-back file; ``RequestError`` names what is wrong."""
     table, anchor = take(params, "table", str, ""), take(params, "anchor", str, "")
+    backend = take(params, "backend", str, NFT)
+    if backend not in (NFT, IPTABLES):
+        raise RequestError("bad-request", f"{backend[:40]!r} is not a backend", f"one of {NFT}, {IPTABLES}")
+    _require_texts(backend, table, anchor)
+    carry = tuple(str(name) for name in take(params, "carry", list, []))
+    if not all(name.isascii() and name.isidentifier() for name in carry):
+        raise RequestError("bad-request", "carry holds something that isn't the name of a set")
+    gates = {str(name): _gate(value, backend) for name, value in take(params, "gates", dict, {}).items()}
+    owner, digest = take(params, "owner", bool, False), take(params, "digest", str, "")
+    return Ruleset(table, anchor, owner, digest, gates, carry, backend)
+
+
+def _require_texts(backend: str, table: str, anchor: str) -> None:
+    if backend == IPTABLES:
+        require_legacy(table)
+        require_legacy(anchor)
+        return
     if table:
         require_table(table, TABLE)
     if anchor:
         require_table(anchor, ANCHOR_TABLE)
-    carry = tuple(str(name) for name in take(params, "carry", list, []))
-    if not all(name.isascii() and name.isidentifier() for name in carry):
-        raise RequestError("bad-request", "carry holds something that isn't the name of a set")
-    gates = {str(name): _gate(value) for name, value in take(params, "gates", dict, {}).items()}
-    return Ruleset(table, anchor, take(params, "owner", bool, False), take(params, "digest", str, ""), gates, carry)
 
 
 def ruleset_to(ruleset: Ruleset) -> dict[str, Any]:
@@ -130,15 +143,19 @@ def ruleset_to(ruleset: Ruleset) -> dict[str, Any]:
         "digest": ruleset.digest,
         "gates": {name: {"bypass": gate.bypass, "recapture": gate.recapture} for name, gate in ruleset.gates.items()},
         "carry": list(ruleset.carry),
+        "backend": ruleset.backend,
     }
 
 
-def _gate(value: object) -> Gate:
+def _gate(value: object, backend: str) -> Gate:
     if not isinstance(value, dict):
         raise RequestError("bad-request", "a gate must be an object with bypass and recapture")
     gate = Gate(take(value, "bypass", str, ""), take(value, "recapture", str, ""))
-    require_updates(gate.bypass, TABLE)
-    require_updates(gate.recapture, TABLE)
+    for text in (gate.bypass, gate.recapture):
+        if backend == IPTABLES:
+            require_legacy(text)
+        else:
+            require_updates(text, TABLE)
     return gate
 
 

@@ -27,7 +27,7 @@ _ANCHOR_REASON = "never met: keeps conntrack hooked, so that captured connection
 def render(intent: Intent) -> Ruleset:
     """The whole desired state for the guard. With mode ``off`` there is no text at all."""
     if intent.mode is Mode.OFF:
-        return Ruleset(backend=Backend.IPTABLES.value)
+        return Ruleset(digest=hashlib.sha256(b"").hexdigest(), backend=Backend.IPTABLES.value)
     text = "".join(f"{HEADS[version]}\n{_family(intent, version)}" for version in (4, 6))
     return Ruleset(
         table=text,

@@ -65,17 +65,18 @@ def callers(listing: str | None) -> tuple[Caller, ...]:
 
 
 def counts(listing: str | None) -> tuple[RuleCount, ...]:
-    """Every counted rule with its reason, in the table's order."""
+    """Every chain's reasons with what met them, in the table's order; rules that differ in addresses only are one."""
     if listing is None:
         return ()
-    found = []
+    found: dict[tuple[str, str], int] = {}
     for kind, body in readback.objects(listing):
         if kind != "rule":
             continue
         for expression in body.get("expr", []):
             if counter := expression.get("counter"):
-                found.append(RuleCount(body["chain"], body.get("comment", ""), counter["packets"]))
-    return tuple(found)
+                key = (body["chain"], body.get("comment", ""))
+                found[key] = found.get(key, 0) + counter["packets"]
+    return tuple(RuleCount(chain, reason, packets) for (chain, reason), packets in found.items())
 
 
 def around_proxy(listing: str | None) -> int:

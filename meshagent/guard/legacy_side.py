@@ -1,0 +1,115 @@
+"""The guard's hold on legacy tables: opened when needed, changed by plans, looked after because they announce nothing.
+
+Where no legacy tables are used nothing is asked and no child runs.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from meshagent.guard import decide, readback, xtables
+from meshagent.guard.decide import LegacyChange
+from meshagent.guard.legacy import Legacy, LegacyError, holds
+from meshagent.guard.state import IPTABLES, Ruleset, State
+from meshagent.guard.wire import RequestError
+
+#: How often the tables are looked at (0.2 ms each time), and how often their text is read (5 ms).
+_LOOK_SECONDS = 0.25
+_THOROUGH_SECONDS = 5.0
+
+
+def on_legacy(state: State) -> bool:
+    """Whether the rules that are installed are those of legacy tables."""
+    return state.installed is not None and state.installed.backend == IPTABLES
+
+
+class LegacySide:
+    """``present``: something of ours is in legacy tables, of whichever guard. Methods raise ``RequestError``."""
+
+    def __init__(self) -> None:
+        self.present = False
+        self._legacy: Legacy | None = None
+        self._fingerprint, self._looked = b"", 0.0
+
+    def find(self, *, needed: bool) -> None:
+        """Rules of an earlier guard may be in tables that nobody else uses any more."""
+        if needed or xtables.in_use():
+            with contextlib.suppress(RequestError, LegacyError):
+                self.present = self._open().present()
+
+    def check(self, wanted: Ruleset) -> None:
+        """Let the programs judge rules; nothing changes."""
+        try:
+            self._open().check(wanted.table, wanted.anchor)
+        except LegacyError as error:
+            raise RequestError("iptables-failed", f"the rules are refused: {error}") from error
+
+    def listing(self) -> str | None:
+        try:
+            return self._legacy.listing() if self._legacy and self.present else None
+        except LegacyError as error:
+            raise RequestError("iptables-failed", f"the rules can't be read: {error}") from error
+
+    def run(self, change: LegacyChange, before: State) -> None:
+        """Half done is undone: tables and families change one after the other."""
+        if self._legacy is None and not change.texts and not change.flip:
+            return  # nothing of ours can be there
+        legacy = self._open()
+        try:
+            if change.flip:
+                legacy.flip(change.flip)
+                return
+            legacy.hold(*change.texts, keep_anchor=change.keep_anchor)
+            self.present = bool(change.texts) or (change.keep_anchor and legacy.present())
+        except LegacyError as error:
+            if legacy.wrote or change.flip:
+                self.back_to(before)
+            raise RequestError("iptables-failed", f"the kernel refused the rules: {error}") from error
+
+    def back_to(self, state: State) -> None:
+        """As well as it goes: what was there before a change that failed."""
+        with contextlib.suppress(LegacyError, RequestError):
+            self._open().hold(*decide.legacy_texts(state))
+
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    def look_in(self, state: State) -> float | None:
+        """Seconds until the next look; None where there is nothing to look after."""
+        if not on_legacy(state) or not decide.legacy_texts(state):
+            return None
+        return max(0.0, self._looked + _LOOK_SECONDS - time.monotonic())
+
+    def changed(self, expected: str) -> str:
+        """What another program did to our rules since the last look; empty for nothing. ``expected``: their digest."""
+        now = time.monotonic()
+        thorough, self._looked = now // _THOROUGH_SECONDS != self._looked // _THOROUGH_SECONDS, now
+        legacy = self._open()
+        found = legacy.fingerprint()
+        if found == self._fingerprint and not thorough:
+            return ""
+        self._fingerprint = found
+        listing = self.listing()
+        if listing is not None and readback.digest(listing) == expected:
+            return ""
+        return "rules changed" if listing else "rules removed"
+
+    def settle(self, state: State, tell: Callable[[str], None]) -> str:
+        """The digest of what was installed. What another program took away since then is put back first."""
+        legacy, texts = self._open(), decide.legacy_texts(state)
+        try:
+            self._fingerprint, found = legacy.fingerprint(), legacy.read()
+            if not holds(found, *texts):
+                legacy.hold(*texts)
+                self._fingerprint, found = legacy.fingerprint(), legacy.read()
+                tell("rules changed")
+            return readback.digest(legacy.listing(found) or readback.NOTHING)
+        except LegacyError as error:
+            raise RequestError("iptables-failed", f"the rules can't be read back: {error}") from error
+
+    def _open(self) -> Legacy:
+        if self._legacy is None:
+            try:
+                self._legacy = Legacy()
+            except LegacyError as error:
+                raise RequestError("iptables-failed", f"legacy iptables can't be used here: {error}") from error
+        return self._legacy
