@@ -7,7 +7,6 @@ The stop takes nothing away: Envoy, guard and rules go on until the host leaves.
 
 import asyncio
 import contextlib
-from pathlib import Path
 
 import structlog
 
@@ -138,11 +137,10 @@ class Agent:
                 self.paths,
                 ProxyUser(self.footprint.uid, self.footprint.gid),
                 ProxyNode(id=self.enrolment.host_name, cluster=self.enrolment.service_account),
-                concurrency=config.proxy.concurrency,
+                settings=lambda: self.config.config.value.proxy,
             ),
             self.tracker,
             self.clock,
-            configured=Path(config.proxy.binary) if config.proxy.binary else None,
         )
         self.gates = Gates(self.guard, self.proxy.state, self.names_served, lambda: self.capture.decide().fail_open)
         self.derived.connect(

@@ -9,7 +9,7 @@ from typing import Any
 
 from meshagent import __version__
 from meshagent.agent.capture.status import CaptureStatus
-from meshagent.agent.envoy.process import ProxyState
+from meshagent.agent.envoy.state import ProxyState
 from meshagent.agent.here import Here
 from meshagent.agent.identity.keystore import Enrolment
 from meshagent.agent.names.resolver import DnsPlan, ResolverFacts

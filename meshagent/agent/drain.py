@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from meshagent.agent.envoy import process as envoy
+from meshagent.agent.envoy import ending as envoy
 from meshagent.agent.envoy.admin import Admin
 from meshagent.agent.envoy.record import Records
 from meshagent.machine import sockets

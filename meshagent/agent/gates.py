@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from meshagent.agent.capture.nft import PROXY_GATE, RESOLVER_GATE
-from meshagent.agent.envoy.process import ProxyState
+from meshagent.agent.envoy.state import ProxyState
 from meshagent.guard.client import GuardClient
 from meshagent.machine import process
 from meshagent.model.errors import MeshagentError
@@ -51,7 +51,7 @@ class Gates:
         proxy = self._proxy.value
         if proxy.pid:
             self._watch(state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open())
-            if proxy.ready and PROXY_GATE in state["bypasses"]:
+            if proxy.ready and not proxy.looping and PROXY_GATE in state["bypasses"]:
                 self._guard.recapture(PROXY_GATE)
                 log.info("captured again", gate=PROXY_GATE)
         if self._names.value:

@@ -55,6 +55,12 @@ class Handle:
         return cls(**dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
 
 
+def handle_of(pid: int) -> Handle | None:
+    """The proof of a process as it runs now; None when it is gone."""
+    start, executed = process.start_time(pid), process.exe_identity(pid)
+    return Handle(pid, start, *executed) if start is not None and executed is not None else None
+
+
 def alive(handle: Handle) -> bool:
     """True while exactly this process runs; a zombie, a successor of its pid or another program is not it."""
     return process.start_time(handle.pid) == handle.start and _executes(handle)

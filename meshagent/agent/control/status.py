@@ -7,7 +7,7 @@ from typing import Any
 
 from meshagent.agent.capture.controller import CaptureStatus
 from meshagent.agent.capture.verify import Caller
-from meshagent.agent.envoy.process import ProxyState
+from meshagent.agent.envoy.state import ProxyState
 from meshagent.agent.identity.keystore import Enrolment
 from meshagent.agent.upstream.state import UpstreamState
 from meshagent.model.condition import Condition

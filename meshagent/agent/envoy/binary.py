@@ -44,8 +44,11 @@ def find(configured: Path | None = None) -> Path:
     return _require(found[-1])
 
 
-def examine(path: Path, *, forced: bool = False) -> Binary:
-    """Asks the program for its version; raises ``MeshagentError`` unless it is an Envoy of the tested range."""
+def examine(path: Path, *, allowed: str = "") -> Binary:
+    """Asks the program for its version; raises ``MeshagentError`` unless it is an Envoy of the tested range.
+
+    ``allowed``: one version outside it that is taken all the same.
+    """
     try:
         found = path.stat()
     except OSError as error:
@@ -57,7 +60,7 @@ def examine(path: Path, *, forced: bool = False) -> Binary:
         if version is None:
             raise MeshagentError("envoy-unknown", f"{path} is not an Envoy", hint=_HINT)
         _versions[key] = version
-    require_tested(_versions[key], forced=forced)
+    require_tested(_versions[key], allowed=allowed)
     return Binary(path, _versions[key])
 
 

@@ -24,7 +24,9 @@ _TYPE = "type.googleapis.com/"
 
 #: What is counted. A proxy with 1,000 services has 120 numbers per cluster by default, 40 MB of names and values;
 #: these are the ones that ``status``, ``peers`` and the metrics endpoint show.
-STAT_PREFIXES = ("server.", "listener_manager.", "cluster_manager.", "control_plane.", "sds.", "http.", "listener.")
+STAT_PREFIXES = (
+    *("server.", "listener_manager.", "cluster_manager.", "control_plane.", "sds.", "http.", "listener.", "overload."),
+)
 STAT_SUFFIXES = (
     ".upstream_cx_total",
     ".upstream_cx_active",
@@ -65,8 +67,8 @@ class Sockets:
     admin: Path
 
 
-def render(node: ProxyNode, sockets: Sockets) -> Json:
-    """The bootstrap (``envoy.config.bootstrap.v3.Bootstrap``) as a JSON object."""
+def render(node: ProxyNode, sockets: Sockets, heap: int) -> Json:
+    """The bootstrap (``envoy.config.bootstrap.v3.Bootstrap``) as a JSON object; ``heap``: bytes the proxy may use."""
     return {
         "node": {"id": node.id, "cluster": node.cluster, "metadata": dict(node.metadata)},
         "admin": {"address": {"pipe": {"path": str(sockets.admin), "mode": 0o600}}},
@@ -75,6 +77,10 @@ def render(node: ProxyNode, sockets: Sockets) -> Json:
             "clusters": [_agent_cluster(XDS_CLUSTER, sockets.xds), _agent_cluster(SDS_CLUSTER, sockets.sds)]
         },
         "cluster_manager": {"upstream_bind_config": {"socket_options": [_mark()]}},
+        "overload_manager": _overload_manager(heap),
+        # Each flush of an epoch asks the one before for its numbers and waits for the answer: not before it has been
+        # told to end and is asked no more (launch.PARENT_SECONDS). Gauges of listeners are live in any case.
+        "stats_flush_interval": "60s",
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _stat_patterns()}}},
     }
 
@@ -115,6 +121,35 @@ def _agent_cluster(name: str, socket: Path) -> Json:
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         },
+    }
+
+
+#: Share of the heap -> what happens. Freed pages go back first, then idle connections go sooner, then nothing new is
+#: taken: a connection that waits in the kernel costs nothing, a proxy that the kernel kills costs all of them.
+OVERLOAD_ACTIONS = (
+    ("shrink_heap", 0.80),
+    ("disable_http_keepalive", 0.90),
+    ("stop_accepting_requests", 0.95),
+    ("stop_accepting_connections", 0.97),
+)
+
+
+def _overload_manager(heap: int) -> Json:
+    name = "envoy.resource_monitors.fixed_heap"
+    config = {
+        "@type": f"{_TYPE}envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+        "max_heap_size_bytes": heap,
+    }
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [{"name": name, "typed_config": config}],
+        "actions": [
+            {
+                "name": f"envoy.overload_actions.{action}",
+                "triggers": [{"name": name, "threshold": {"value": share}}],
+            }
+            for action, share in OVERLOAD_ACTIONS
+        ],
     }
 
 

@@ -24,6 +24,47 @@ OLDEST_TESTED = (1, 37)
 NEWEST_TESTED = (1, 40)
 
 
+#: A proxy whose admin interface and listener are both silent counts as hung from the second look on (3 to 4 s) and is
+#: killed after so many seconds: a main thread that takes in 1,000 clusters is busy for half a second.
+HUNG_LOOKS = 2
+HUNG_SECONDS = 10.0
+#: One that serves but can't be asked is told about after so many.
+UNMANAGED_SECONDS = 15.0
+#: One that never served may take longer: its first page faults come from a cold disk.
+STARTING_SECONDS = 30.0
+
+
+class Listening(StrEnum):
+    """What a connection to the proxy's listener met."""
+
+    ANSWERS = "answers"
+    SILENT = "silent"  # the kernel accepts, nobody takes it
+    NONE = "none"  # nobody listens: nothing is captured here, or not yet
+
+
+class Verdict(StrEnum):
+    """What to make of a living proxy whose admin interface doesn't answer."""
+
+    SERVES = "serves"
+    WAIT = "wait"
+    HUNG = "hung"
+    REPLACE = "replace"
+
+
+def judge_silence(looks: int, seconds: float, listening: Listening, *, served: bool) -> Verdict:
+    """``looks`` in a row without an answer, over ``seconds``; ``served``: it was ready before.
+
+    Looks count beside seconds: after this agent itself was stopped for a minute, one late answer proves nothing.
+    """
+    if listening is Listening.ANSWERS:
+        return Verdict.SERVES
+    if looks < HUNG_LOOKS:
+        return Verdict.WAIT
+    if looks > HUNG_LOOKS and seconds >= (HUNG_SECONDS if served else STARTING_SECONDS):
+        return Verdict.REPLACE
+    return Verdict.HUNG if served else Verdict.WAIT
+
+
 class Start(StrEnum):
     """What to do when the agent comes up."""
 
@@ -83,16 +124,16 @@ def parse_version(text: str) -> str | None:
     return ".".join(numbers) if ok else None
 
 
-def require_tested(version: str, *, forced: bool = False) -> None:
-    """Raises ``MeshagentError`` ``envoy-untested`` for a release outside the tested range, unless forced."""
+def require_tested(version: str, *, allowed: str = "") -> None:
+    """Raises ``MeshagentError`` ``envoy-untested`` for a release outside the tested range, unless it is ``allowed``."""
     major, minor, _ = (int(n) for n in version.split("."))
-    if forced or OLDEST_TESTED <= (major, minor) <= NEWEST_TESTED:
+    if version == allowed or OLDEST_TESTED <= (major, minor) <= NEWEST_TESTED:
         return
     tested = f"{_dotted(OLDEST_TESTED)} to {_dotted(NEWEST_TESTED)}"
     raise MeshagentError(
         "envoy-untested",
         f"Envoy {version} is outside the tested range {tested}",
-        hint=f"install Envoy {_dotted(NEWEST_TESTED)}, or set MESHAGENT_ENVOY to such a binary",
+        hint=f'install Envoy {_dotted(NEWEST_TESTED)}, or set proxy.allow_version: "{version}" in agent.yaml',
     )
 
 

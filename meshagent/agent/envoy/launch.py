@@ -8,12 +8,17 @@ import contextlib
 import json
 import os
 import resource
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshagent.agent.envoy import binary
 from meshagent.agent.envoy.binary import Binary
 from meshagent.agent.envoy.bootstrap import ProxyNode, Sockets, render
-from meshagent.machine import files, services
+from meshagent.agent.envoy.heap import heap_limit
+from meshagent.agent.envoy.record import Older, segment
+from meshagent.config.settings import ProxyConfig
+from meshagent.machine import files, memory, services
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 
@@ -23,8 +28,9 @@ CAPABILITIES = ("net_admin",)
 #: Connections cost two descriptors each. The kernel's own ceiling for one process is fs.nr_open (1,048,576).
 DESCRIPTORS = 1 << 20
 
-#: A parent epoch lives for its long connections.
-PARENT_SECONDS = 86_400
+#: So long after its own start an epoch tells the one before to end. Until then that message is led astray
+#: (``handover.cut``), so this is the time in which an agent that was killed in the middle may come back and do that.
+PARENT_SECONDS = 10
 
 MAX_LOG = 4 << 20
 
@@ -38,13 +44,18 @@ class ProxyUser:
 
 
 class Launcher:
-    """Starts epochs of one root's proxy."""
+    """Starts epochs of one root's proxy, each by the ``settings`` of that moment."""
 
-    def __init__(self, paths: Paths, user: ProxyUser, node: ProxyNode, *, concurrency: int = 2) -> None:
+    #: Further words of the command line, for tests.
+    options: Sequence[str] = ()
+
+    def __init__(
+        self, paths: Paths, user: ProxyUser, node: ProxyNode, *, settings: Callable[[], ProxyConfig] = ProxyConfig
+    ) -> None:
         self._paths = paths
         self._user = user
         self._node = node
-        self._concurrency = concurrency
+        self.settings = settings
 
     @property
     def log(self) -> Path:
@@ -54,7 +65,31 @@ class Launcher:
     def admin_socket(self, epoch: int) -> Path:
         return self._paths.proxy_dir / f"admin-{epoch}.sock"
 
-    def start(self, binary: Binary, epoch: int, base_id: int) -> services.Handle:
+    @property
+    def uid(self) -> int:
+        """The proxy's user."""
+        return self._user.uid
+
+    def path(self) -> Path:
+        """The binary as it is found now. Raises ``MeshagentError``."""
+        configured = self.settings().binary
+        return binary.find(Path(configured) if configured else None)
+
+    def binary(self) -> Binary:
+        """The binary that a start would take. Raises ``MeshagentError`` unless it is an Envoy that may run."""
+        return binary.examine(self.path(), allowed=self.settings().allow_version)
+
+    def clean(self, base_id: int, parent: Older | None) -> None:
+        """Remove what killed proxies left: sockets, configurations, shared memory; what a ``parent`` uses stays."""
+        kept = f"_{parent.base_id * 10 + parent.epoch}" if parent is not None else "-"
+        for socket in self._paths.proxy_dir.glob("hot_*"):
+            if not socket.name.endswith(kept):
+                files.remove_file(socket)
+        for leftover in (*self._paths.proxy_dir.glob("admin-*.sock"), *self._paths.run.glob("proxy-*.json")):
+            files.remove_file(leftover)
+        files.remove_file(segment(base_id))
+
+    def start(self, program: Binary, epoch: int, base_id: int) -> services.Handle:
         """Blocks until the binary executes (milliseconds). Raises ``MeshagentError``."""
         files.make_dir(self._paths.run, mode=0o755)
         files.make_dir(self._paths.proxy_dir, mode=0o700, uid=self._user.uid, gid=self._user.gid)
@@ -63,7 +98,7 @@ class Launcher:
         with contextlib.suppress(OSError):
             self.admin_socket(epoch).unlink()  # left by a process that was killed
         _raise_limit()
-        descriptor = _open(binary.path)
+        descriptor = _open(program.path)
         try:
             return services.start_detached(
                 self._argv(bootstrap, epoch, base_id),
@@ -89,7 +124,8 @@ class Launcher:
     def _write_bootstrap(self, epoch: int) -> Path:
         sockets = Sockets(self._paths.xds_socket, self._paths.sds_socket, self.admin_socket(epoch))
         path = self._paths.run / f"proxy-{epoch}.json"
-        text = json.dumps(render(self._node, sockets), indent=1)
+        heap = heap_limit(self.settings().memory, memory.cgroup_limit(), memory.host_total())
+        text = json.dumps(render(self._node, sockets, heap), indent=1)
         files.write_atomic(path, text, mode=0o640, gid=self._user.gid)
         return path
 
@@ -107,11 +143,14 @@ class Launcher:
             "--socket-mode",
             "600",
             "--concurrency",
-            str(self._concurrency),
+            str(self.settings().concurrency),
             "--parent-shutdown-time-s",
             str(PARENT_SECONDS),
+            "--drain-strategy",  # HTTP connections are asked to go with their next answer, not over ten minutes
+            "immediate",
             "--log-level",
             "warning",
+            *self.options,
         ]
 
 

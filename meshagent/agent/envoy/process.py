@@ -2,33 +2,32 @@
 
 Envoy is nobody's child here: it outlives the agent, and a restarted agent takes it back by proof (pid and start time,
 the executable's device and inode, and that this very pid listens on the admin socket). Stopping this supervisor stops
-nothing; only ``end`` ends the proxy, when the host leaves.
+nothing; only ``ending.end`` ends the proxy, when the host leaves. ``restart`` brings the next epoch beside it
+(``handover.py`` says how the two part), ``relief.py`` looks after the one before until its last connection has ended.
 """
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+import signal
+import time
 from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime
 
 import structlog
 
-from meshagent.agent.envoy import binary
-from meshagent.agent.envoy.admin import Admin, AdminError
-from meshagent.agent.envoy.epochs import (
-    CRASH_LOOP,
-    HEALTHY_SECONDS,
-    Found,
-    Start,
-    deaths_in_a_row,
-    on_start,
-    restart_wait,
-)
+from meshagent.agent.envoy import adopting, handover
+from meshagent.agent.envoy.admin import Admin
+from meshagent.agent.envoy.binary import Binary
+from meshagent.agent.envoy.complaints import Complaints
+from meshagent.agent.envoy.epochs import CRASH_LOOP, HEALTHY_SECONDS, Verdict, deaths_in_a_row, next_epoch, restart_wait
 from meshagent.agent.envoy.launch import Launcher
-from meshagent.agent.envoy.record import Record, Records
-from meshagent.machine import files, services
+from meshagent.agent.envoy.looking import Looker
+from meshagent.agent.envoy.record import Older, Record, Records
+from meshagent.agent.envoy.relief import Relief
+from meshagent.agent.envoy.state import Parent, ProxyState
+from meshagent.agent.envoy.upgrade import changed_binary
+from meshagent.machine import process, services
 from meshagent.model.condition import ConditionSink
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
@@ -37,54 +36,43 @@ from meshagent.runtime.latest import Latest
 
 log = structlog.get_logger()
 
-NOT_RUNNING = "proxy-not-running"
-CRASHING = "proxy-crash-loop"
-
 #: Seconds between looks at a proxy that is starting, and at one that serves.
 STARTING_LOOK = 0.02
 SERVING_LOOK = 1.0
+#: Between looks at the binary on disk.
+UPGRADE_LOOK = 10.0
 
-#: So many looks in a row without an answer before a proxy that served counts as not ready: one may be a busy moment.
-MISSED_LOOKS = 3
+#: A look may take this long: a main thread that takes in 1,000 clusters is busy for half a second.
+ADMIN_PATIENCE = 1.0
+
+#: How long the next epoch may take until it serves; 1,000 services from the cache take one second.
+RESTART_PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class ProxyState:
-    """``pid`` 0: none runs. ``start_time``: clock ticks after boot (proc(5)); ``since``: when this process was found
-    or started; ``restarts``: deaths seen by this agent; ``adopted``: it was running before this agent."""
+class Held:
+    """A proven process: its pidfd, closed by ``_hold``."""
 
-    pid: int = 0
-    start_time: int = 0
-    version: str = ""
-    epoch: int = 0
-    ready: bool = False
-    restarts: int = 0
-    since: datetime | None = None
-    adopted: bool = False
+    pidfd: int
+    record: Record
 
 
 class Proxy:
     """Supervises one root's Envoy while ``run`` runs. ``state`` is the newest known."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        launcher: Launcher,
-        conditions: ConditionSink,
-        clock: Clock,
-        *,
-        configured: Path | None = None,
-        forced: bool = False,
-    ) -> None:
+    def __init__(self, paths: Paths, launcher: Launcher, conditions: ConditionSink, clock: Clock) -> None:
         self.state: Latest[ProxyState] = Latest(ProxyState())
+        self._paths = paths
         self._launcher = launcher
         self._records = Records(paths)
-        self._conditions = conditions
+        self._complaints = Complaints(conditions)
         self._clock = clock
-        self._configured = configured
-        self._forced = forced
         self._deaths = 0
         self._stopping = asyncio.Event()
+        self._restarting: asyncio.Task[ProxyState] | None = None
+        self._next: Held | None = None
+        self._relieved = asyncio.Event()
+        self._relief = Relief(paths, self._records, self._show_parent)
 
     @property
     def admin(self) -> Admin:
@@ -94,21 +82,18 @@ class Proxy:
     async def prepare(self) -> None:
         """Ask the binary for its version ahead of time (0.1 s), so that no start, also after a crash, waits for it."""
         with contextlib.suppress(MeshagentError):  # told when it is needed
-            await asyncio.to_thread(self._examine)
+            await asyncio.to_thread(self._launcher.binary)
 
     async def run(self) -> None:
         """Until cancelled (the proxy goes on) or until ``stand_down`` was called."""
-        pidfd = await self._adopt()
-        while not self._stopping.is_set():
-            if pidfd is None:
-                pidfd = await self._start()
-            if pidfd is not None:
-                try:
-                    await self._watch(pidfd)
-                finally:
-                    os.close(pidfd)
-                pidfd = None
-                await self._died()
+        held = await self._adopt()
+        relieving = asyncio.create_task(self._relief.run())
+        try:
+            while not self._stopping.is_set():
+                held = await self._hold(held) if held is not None else await self._start()
+        finally:
+            relieving.cancel()
+            await asyncio.gather(relieving, return_exceptions=True)
 
     def stand_down(self) -> None:
         """The proxy is about to be ended on purpose: don't start it again."""
@@ -116,105 +101,180 @@ class Proxy:
 
     # --- finding it and starting it
 
-    async def _adopt(self) -> int | None:
-        """A pidfd of the living proxy, or None when there is none that is proven ours."""
-        record = self._records.load()
-        pidfd = services.adopt(record.handle) if record else None
-        owner = await _owner(self._launcher.admin_socket(record.epoch)) if record and pidfd is not None else 0
-        proven = record is not None and pidfd is not None and owner == record.handle.pid
-        found = Found(record is not None, proven, record.draining if record else False)
-        if on_start(found) is Start.ADOPT and record is not None:
-            self._publish(record, adopted=True)
-            log.info("proxy adopted", pid=record.handle.pid, version=record.version)
-            return pidfd
-        if pidfd is not None and record is not None:  # the recorded process, but it can't be managed any more
-            os.close(pidfd)
-            await services.stop_async(record.handle)
-        return None
+    async def _adopt(self) -> Held | None:
+        """The living proxy, or None when there is none that is proven ours."""
+        began = self._clock.monotonic()
+        found = await adopting.adopt(self._paths, self._records, self._launcher.uid)
+        if found is None:
+            return None
+        record, pidfd = found
+        self._publish(record, adopted=True)
+        seconds = round(self._clock.monotonic() - began, 4)
+        log.info("proxy adopted", pid=record.handle.pid, version=record.version, epoch=record.epoch, seconds=seconds)
+        return Held(pidfd, record)
 
-    async def _start(self) -> int | None:
-        """A pidfd of a new proxy; None when that failed (then the wait before the next attempt is over)."""
+    async def _start(self) -> Held | None:
+        """A new proxy; None when that failed (then the wait before the next attempt is over)."""
         try:
-            handle, record = await asyncio.to_thread(self._launch)
+            record = await asyncio.to_thread(self._launch)
         except MeshagentError as error:
             self._deaths = deaths_in_a_row(self._deaths, 0)
-            self._conditions.set(NOT_RUNNING, error.message)
+            self._complaints.not_started(error)
             log.error("proxy not started", code=error.code, error=error.message)
             await self._pause(max(restart_wait(self._deaths), 1.0))
             return None
+        self._complaints.started()
         self._publish(record, adopted=False)
-        log.info("proxy started", pid=handle.pid, version=record.version)
-        return services.adopt(handle)
+        log.info("proxy started", pid=record.handle.pid, version=record.version)
+        pidfd = services.adopt(record.handle)
+        if pidfd is None:
+            await self._died(0.0)
+            return None
+        return Held(pidfd, record)
 
-    def _launch(self) -> tuple[services.Handle, Record]:
-        """In a thread: the first ``--version`` and the start itself block."""
-        program = self._examine()
-        base_id = self._records.base_id()
+    def _launch(self) -> Record:
+        """In a thread: the first ``--version`` and the start itself block. A parent that lives stays on record."""
+        program, before = self._launcher.binary(), self._records.load()
+        parent = before.parent if before is not None else None
+        if parent is not None and not services.alive(parent.handle):
+            parent = None
+        base_id = self._records.base_id(used=parent.base_id if parent else 0)
+        self._launcher.clean(base_id, parent)
         handle = self._launcher.start(program, 0, base_id)
-        record = Record(handle, program.version, 0, base_id)
+        record = Record(handle, program.version, 0, base_id, parent=parent)
         self._records.save(record)
-        return handle, record
+        return record
 
-    def _examine(self) -> binary.Binary:
-        return binary.examine(binary.find(self._configured), forced=self._forced)
+    def _publish(self, record: Record, *, adopted: bool, ready: bool = False) -> None:
+        handle, before, now = record.handle, self.state.value, self._clock.now()
+        state = ProxyState(handle.pid, handle.start, record.version, record.epoch, ready, before.restarts, now, adopted)
+        self.state.set(replace(state, looping=before.looping, parent=_shown(record.parent)))
 
-    def _publish(self, record: Record, *, adopted: bool) -> None:
-        handle = record.handle
-        restarts, now = self.state.value.restarts, self._clock.now()
-        self.state.set(
-            ProxyState(handle.pid, handle.start, record.version, record.epoch, False, restarts, now, adopted)
+    def _show_parent(self, parent: Parent | None) -> None:
+        self.state.set(replace(self.state.value, parent=parent))
+
+    # --- hot restart
+
+    async def restart(self) -> ProxyState:
+        """The next epoch beside the living one; returns once it serves and the older one only serves what it has.
+
+        Raises ``MeshagentError`` when two live already, or when the new one doesn't come to serve: then the old one
+        goes on.
+        """
+        if self._restarting is not None and not self._restarting.done():
+            raise MeshagentError("restarting", "the proxy is being restarted right now", hint="wait for it to end")
+        record = self._records.load()
+        if record is None or not services.alive(record.handle):
+            raise MeshagentError("proxy-not-running", "there is no proxy to restart", hint="see `meshagent status`")
+        older = record.parent
+        next_epoch([record.epoch, *([older.epoch] if older and services.alive(older.handle) else [])])
+        self._restarting = asyncio.create_task(self._relieve(record))
+        return await asyncio.shield(self._restarting)  # whoever asked may go away in the middle
+
+    async def _relieve(self, record: Record) -> ProxyState:
+        """``coming`` stays on record when this agent ends in the middle: the next one goes on from there."""
+        program = await asyncio.to_thread(self._launcher.binary)
+        epoch = record.epoch + 1
+        self._records.save(replace(record, parent=None, coming=program.version))
+        try:
+            handle = await asyncio.to_thread(self._launcher.start, program, epoch, record.base_id)
+            pidfd = await self._serving(handle, program, epoch)
+        except MeshagentError:
+            self._records.save(replace(record, parent=None))
+            raise
+        if not handover.cut(self._paths.proxy_dir, record.base_id, record.epoch):
+            log.warning("the older proxy can't be kept for its connections", pid=record.handle.pid)
+        following = record.relieved_by(handle, program.version, time.time())
+        self._records.save(following)
+        self._next = Held(pidfd, following)
+        self._publish(following, adopted=False, ready=True)
+        self._relieved.set()
+        log.info("proxy relieved", pid=handle.pid, version=program.version, epoch=epoch, before=record.handle.pid)
+        return self.state.value
+
+    async def _serving(self, handle: services.Handle, program: Binary, epoch: int) -> int:
+        """A pidfd of the next epoch once it serves; it is ended when it doesn't come to that."""
+        looker = Looker(Admin(self._launcher.admin_socket(epoch), ADMIN_PATIENCE), self._clock)
+        deadline = self._clock.monotonic() + RESTART_PATIENCE
+        while services.alive(handle) and self._clock.monotonic() < deadline:
+            if (await looker.look()).ready and (pidfd := services.adopt(handle)) is not None:
+                return pidfd
+            await asyncio.sleep(STARTING_LOOK)
+        await services.stop_async(handle, timeout=1.0)
+        raise MeshagentError(
+            "restart-failed",
+            f"Envoy {program.version} did not come to serve; the proxy before it goes on",
+            hint=f"see {self._launcher.log}, then try again",
         )
 
     # --- while it lives
 
-    async def _watch(self, pidfd: int) -> None:
-        """Until the process has ended."""
-        looking = asyncio.create_task(self._look())
-        stopping = asyncio.create_task(self._stopping.wait())
-        ended = asyncio.create_task(services.ended(pidfd))
+    async def _hold(self, held: Held) -> Held | None:
+        """Until the process has ended (None) or was relieved (its successor)."""
+        looking = asyncio.create_task(self._look(held.record))
+        waits = [
+            asyncio.create_task(wait)
+            for wait in (services.ended(held.pidfd), self._stopping.wait(), self._relieved.wait())
+        ]
         born = self._clock.monotonic()
         try:
-            await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (looking, stopping, ended):
+            for task in (looking, *waits):
                 task.cancel()
-            await asyncio.gather(looking, stopping, ended, return_exceptions=True)
-        lived = self._clock.monotonic() - born
-        self._deaths = deaths_in_a_row(self._deaths, lived)
+            await asyncio.gather(looking, *waits, return_exceptions=True)
+            os.close(held.pidfd)
+        if self._relieved.is_set():
+            self._relieved.clear()
+            following, self._next = self._next, None
+            return following
+        if not self._stopping.is_set():
+            await self._died(self._clock.monotonic() - born)
+        return None
 
-    async def _look(self) -> None:
-        """Keeps ``state.ready`` true to the admin interface."""
-        admin, missed, born = self.admin, 0, self._clock.monotonic()
+    async def _look(self, record: Record) -> None:
+        """Keeps ``state.ready`` and the conditions true to what the process answers."""
+        admin, handle = Admin(self._launcher.admin_socket(record.epoch), ADMIN_PATIENCE), record.handle
+        looker = Looker(admin, self._clock, served=self.state.value.ready or self.state.value.adopted)
+        born, upgrade_due = self._clock.monotonic(), 0.0
         while True:
-            try:
-                ready, missed = await is_ready(admin), 0
-            except AdminError:
-                missed += 1
-                ready = self.state.value.ready and missed < MISSED_LOOKS
-            self._ready(ready)
-            if ready and self._clock.monotonic() - born > HEALTHY_SECONDS:
-                self._conditions.clear(CRASHING)
+            look = await looker.look()
+            if look.ready and not self.state.value.ready and record.parent is not None:  # found in the middle
+                handover.cut(self._paths.proxy_dir, record.parent.base_id, record.parent.epoch)
+            self._complaints.looked(handle.pid, look)
+            self._ready(look.ready)
+            if look.verdict is Verdict.REPLACE:
+                log.error("proxy hangs and is ended", pid=handle.pid, silent_seconds=round(look.seconds, 1))
+                process.send_signal(handle.pid, handle.start, signal.SIGKILL)
+            now = self._clock.monotonic()
+            if look.ready and now - born > HEALTHY_SECONDS:
+                self._complaints.lives_well()
+                self.state.set(replace(self.state.value, looping=False))
+            if look.ready and now >= upgrade_due:
+                upgrade_due = now + UPGRADE_LOOK
+                await self._look_at_disk(record)
             self._launcher.bound_log()
-            await asyncio.sleep(SERVING_LOOK if ready else STARTING_LOOK)
+            await asyncio.sleep(SERVING_LOOK if look.ready else STARTING_LOOK)
 
     def _ready(self, ready: bool) -> None:
         if ready and not self.state.value.ready:
-            self._conditions.clear(NOT_RUNNING)
+            self._complaints.ready()
             log.info("proxy ready", pid=self.state.value.pid)
         self.state.set(replace(self.state.value, ready=ready))
 
-    async def _died(self) -> None:
+    async def _look_at_disk(self, record: Record) -> None:
+        found = await asyncio.to_thread(changed_binary, self._launcher, record.handle)
+        self._complaints.on_disk(found, record.version)
+        self.state.set(replace(self.state.value, upgrade=found))
+
+    async def _died(self, lived: float) -> None:
         """It ended, and nobody asked for it."""
-        if self._stopping.is_set():
-            return
-        before = self.state.value
-        self.state.set(ProxyState(version=before.version, restarts=before.restarts + 1, since=self._clock.now()))
-        wait = restart_wait(self._deaths)
+        self._deaths = deaths_in_a_row(self._deaths, lived)
+        before, looping, wait = self.state.value, self._deaths >= CRASH_LOOP, restart_wait(self._deaths)
+        gone = ProxyState(version=before.version, restarts=before.restarts + 1, since=self._clock.now())
+        self.state.set(replace(gone, looping=looping, parent=before.parent))
         log.error("proxy ended unexpectedly", pid=before.pid, deaths=self._deaths, restart_in=wait)
-        self._conditions.set(NOT_RUNNING, f"the proxy (pid {before.pid}) ended; it is being started again")
-        if self._deaths >= CRASH_LOOP:
-            text = f"the proxy ended {self._deaths} times in a row; its log: {self._launcher.log}"
-            self._conditions.set(CRASHING, text)
+        self._complaints.died(before.pid, self._deaths, looping, self._launcher.log)
         await self._pause(wait)
 
     async def _pause(self, seconds: float) -> None:
@@ -222,62 +282,7 @@ class Proxy:
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
 
-async def is_ready(admin: Admin) -> bool:
-    """LIVE, workers started, and clusters and listeners have come at least once. Raises ``AdminError``."""
-    if await admin.state() != "LIVE":
-        return False
-    names = (
-        "listener_manager.workers_started",
-        "cluster_manager.cds.update_success",
-        "listener_manager.lds.update_success",
-    )
-    found = await admin.stats("^(" + "|".join(name.replace(".", "\\.") for name in names) + ")$")
-    return all(found.get(name, 0) > 0 for name in names)
-
-
-async def end(paths: Paths, *, grace: float = 5.0, idle: Callable[[Admin], Awaitable[bool]] | None = None) -> bool:
-    """End the recorded proxy for good and remove what it leaves; works with and without a running agent.
-
-    Drains first: listeners close politely, then up to ``grace`` seconds until no connection is open. True when one was
-    running. Harmless when there is none. Raises ``MeshagentError`` when it can't be ended.
-    """
-    records = Records(paths)
-    record = records.load()
-    was_running = record is not None and services.alive(record.handle)
-    if record is not None and was_running:
-        records.save(replace(record, draining=True))
-        await _drain(Admin(paths.proxy_dir / f"admin-{record.epoch}.sock"), grace, idle or is_idle)
-        await services.stop_async(record.handle)
-    records.clear()
-    records.forget_base_id()
-    files.remove_tree(paths.proxy_dir)
-    for leftover in [*paths.run.glob("proxy-*.json"), paths.run / "proxy.log"]:
-        files.remove_file(leftover)
-    return was_running
-
-
-async def is_idle(admin: Admin) -> bool:
-    """No connection of a client is open.
-
-    The gauges of the listeners are of this moment; ``server.total_connections`` is set by the flush every 5 s only.
-    """
-    found = await admin.stats(r"^listener\..*\.downstream_cx_active$")
-    return not any(count for name, count in found.items() if not name.startswith("listener.admin."))
-
-
-async def _drain(admin: Admin, grace: float, idle: Callable[[Admin], Awaitable[bool]]) -> None:
-    """A proxy whose admin interface is gone can't drain; it is ended all the same."""
-    with contextlib.suppress(AdminError, TimeoutError):
-        async with asyncio.timeout(grace):
-            await admin.fail_healthcheck()
-            await admin.drain_listeners()
-            while not await idle(admin):  # noqa: ASYNC110 - another process knows, and it can only be asked
-                await asyncio.sleep(0.1)
-
-
-async def _owner(socket: Path) -> int:
-    """Pid that listens on the admin socket, 0 when nobody does."""
-    try:
-        return await Admin(socket).owner()
-    except AdminError:
-        return 0
+def _shown(older: Older | None) -> Parent | None:
+    if older is None:
+        return None
+    return Parent(older.handle.pid, older.epoch, older.version, datetime.fromtimestamp(older.since, UTC))

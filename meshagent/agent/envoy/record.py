@@ -14,21 +14,51 @@ from meshagent.machine import files, state
 from meshagent.machine.services import Handle
 from meshagent.model.paths import Paths
 
-#: Envoy multiplies it by ten and keeps the product in 32 bits; 0 is what a stock Envoy on this machine uses.
-BASE_IDS = range(1_000_000, 400_000_000)
+#: Envoy multiplies it by ten into a signed 32-bit number and writes what overflows as 18446744072698330670 into the
+#: names of its sockets (1.40.0); 0 is what a stock Envoy on this machine uses.
+BASE_IDS = range(1_000_000, 200_000_000)
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not a temporary file: where Envoy's shm_open puts its segment
 
 
 @dataclass(frozen=True, slots=True)
+class Older:
+    """The epoch that was relieved by the recorded one, at ``since`` (seconds since 1970)."""
+
+    handle: Handle
+    version: str
+    epoch: int
+    base_id: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One running proxy."""
+    """The running proxy; ``parent``: the epoch before it, while that one lives for its connections.
+
+    ``coming``: the version of the next epoch, written down before it is started: whoever finds a process of that epoch
+    knows what it is although its starter was killed in between.
+    """
 
     handle: Handle
     version: str
     epoch: int
     base_id: int
     draining: bool = False
+    parent: Older | None = None
+    coming: str = ""
+
+    def handles(self) -> tuple[Handle, ...]:
+        """Every process of ours that the record names."""
+        return (self.handle, *((self.parent.handle,) if self.parent else ()))
+
+    def base_ids(self) -> tuple[int, ...]:
+        return tuple({self.base_id, *((self.parent.base_id,) if self.parent else ())})
+
+    def relieved_by(self, handle: Handle, version: str, since: float) -> "Record":
+        """The record once the next epoch serves."""
+        parent = Older(self.handle, self.version, self.epoch, self.base_id, since)
+        return Record(handle, version, self.epoch + 1, self.base_id, parent=parent)
 
 
 class Records:
@@ -51,20 +81,23 @@ class Records:
             "epoch": record.epoch,
             "base_id": record.base_id,
             "draining": record.draining,
+            "parent": _older_dict(record.parent) if record.parent else None,
+            "coming": record.coming,
         }
         state.write_state(self._record, data)
 
     def clear(self) -> None:
         files.remove_file(self._record)
 
-    def base_id(self, choose: Callable[[range], int] = random.choice) -> int:
+    def base_id(self, choose: Callable[[range], int] = random.choice, *, used: int = 0) -> int:
         """This root's number, the same for good. A copied root gets one of its own: the number is bound to the path.
+        ``used``: the number of an epoch that lives on beside a proxy that starts anew, which needs another one.
 
         /dev/shm is shared between network namespaces: two proxies with one number destroy each other's segment.
         """
         data = state.read_state(self._numbers).data or {}
         kept = data.get("base_id")
-        if isinstance(kept, int) and kept in BASE_IDS and data.get("root") == self._root:
+        if isinstance(kept, int) and kept in BASE_IDS and data.get("root") == self._root and kept != used:
             return kept
         chosen = choose(BASE_IDS)
         while segment(chosen).exists():
@@ -90,4 +123,32 @@ def _record(data: dict[str, Any]) -> Record | None:
     version, epoch, base_id = data.get("version"), data.get("epoch"), data.get("base_id")
     if handle is None or not isinstance(version, str) or not isinstance(epoch, int) or not isinstance(base_id, int):
         return None
-    return Record(handle, version, epoch, base_id, data.get("draining") is True)
+    coming = data.get("coming")
+    return Record(
+        handle,
+        version,
+        epoch,
+        base_id,
+        data.get("draining") is True,
+        _older(data.get("parent")),
+        coming if isinstance(coming, str) else "",
+    )
+
+
+def _older_dict(older: Older) -> dict[str, Any]:
+    return {
+        "handle": older.handle.as_dict(),
+        "version": older.version,
+        "epoch": older.epoch,
+        "base_id": older.base_id,
+        "since": older.since,
+    }
+
+
+def _older(data: object) -> Older | None:
+    if not isinstance(data, dict):
+        return None
+    found, since = _record(data), data.get("since")
+    if found is None or not isinstance(since, int | float):
+        return None
+    return Older(found.handle, found.version, found.epoch, found.base_id, float(since))

@@ -108,6 +108,30 @@ _ALL = (
         "look at `meshagent proxy show` and its last lines in the log; `meshagent capture off` takes traffic off it",
     ),
     ConditionSpec(
+        "proxy-hung",
+        ERROR,
+        "the proxy hangs",
+        "it is ended and started again by itself; new connections go around it where the policy allows",
+    ),
+    ConditionSpec(
+        "proxy-unmanaged",
+        WARNING,
+        "the proxy serves but can't be asked",
+        "`meshagent proxy restart` brings a new one beside it",
+    ),
+    ConditionSpec(
+        "proxy-memory",
+        ERROR,
+        "the proxy has used up its memory and takes no new connections",
+        "raise proxy.memory in agent.yaml, or the limit of its cgroup, then `meshagent proxy restart`",
+    ),
+    ConditionSpec(
+        "proxy-upgrade-available",
+        WARNING,
+        "another Envoy is installed than the one that runs",
+        "`meshagent proxy restart` takes it in; no connection is lost",
+    ),
+    ConditionSpec(
         "envoy-version",
         ERROR,
         "this Envoy version is not supported",

@@ -14,13 +14,16 @@ from pathlib import Path
 from envoy.config.core.v3.base_pb2 import Node
 
 from meshagent.agent.envoy.bootstrap import ProxyNode
+from meshagent.agent.envoy.ending import end
 from meshagent.agent.envoy.launch import Launcher, ProxyUser
-from meshagent.agent.envoy.process import Proxy, ProxyState, end
+from meshagent.agent.envoy.process import Proxy
+from meshagent.agent.envoy.state import ProxyState
 from meshagent.agent.identity.sds import SdsServer
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
 from meshagent.agent.upstream.session import Session
+from meshagent.config.settings import ProxyConfig
 from meshagent.machine import files
 from meshagent.model.address import HostPort
 from meshagent.model.identity import Identity
@@ -77,8 +80,9 @@ class Side:
             self.identity,
             clock,
         )
-        launcher = Launcher(paths, USER, ProxyNode("n", "c"))
-        self.proxy = Proxy(paths, launcher, self.conditions, clock)
+        self.settings = ProxyConfig()
+        self.launcher = Launcher(paths, USER, ProxyNode("n", "c"), settings=lambda: self.settings)
+        self.proxy = Proxy(paths, self.launcher, self.conditions, clock)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Side"]:

@@ -14,6 +14,7 @@ NODE = ProxyNode(
     "web.default",
     {"NAMESPACE": "default", "DNS_CAPTURE": "true"},
 )
+HEAP = 256 << 20
 SOCKETS = Sockets(
     xds=Path("/run/meshagent/xds.sock"),
     sds=Path("/run/meshagent/sds.sock"),
@@ -22,11 +23,11 @@ SOCKETS = Sockets(
 
 
 def test_the_bootstrap_is_the_one_in_the_golden_file() -> None:
-    assert render(NODE, SOCKETS) == json.loads(GOLDEN.read_text())
+    assert render(NODE, SOCKETS, HEAP) == json.loads(GOLDEN.read_text())
 
 
 def test_no_key_no_certificate_and_no_tcp_port_is_in_it() -> None:
-    text = json.dumps(render(NODE, SOCKETS))
+    text = json.dumps(render(NODE, SOCKETS, HEAP))
     for word in ("private_key", "certificate", "inline", "port_value"):
         assert word not in text
 
@@ -34,7 +35,7 @@ def test_no_key_no_certificate_and_no_tcp_port_is_in_it() -> None:
 @pytest.mark.root
 def test_envoy_takes_it_without_a_warning(tmp_path: Path, envoy: Path) -> None:
     file = tmp_path / "bootstrap.json"
-    file.write_text(json.dumps(render(NODE, SOCKETS)))
+    file.write_text(json.dumps(render(NODE, SOCKETS, HEAP)))
     found = subprocess.run([envoy, "--mode", "validate", "-c", file, "-l", "warning"], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "deprecated" not in found.stderr

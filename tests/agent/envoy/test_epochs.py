@@ -4,8 +4,11 @@ import pytest
 
 from meshagent.agent.envoy.epochs import (
     Found,
+    Listening,
     Start,
+    Verdict,
     deaths_in_a_row,
+    judge_silence,
     next_epoch,
     on_start,
     parse_version,
@@ -61,10 +64,31 @@ def test_the_version_is_read_from_envoys_own_words(text: str, version: str | Non
     assert parse_version(text) == version
 
 
-def test_an_untested_envoy_is_refused_with_the_range_unless_forced() -> None:
+def test_an_untested_envoy_is_refused_with_the_range_unless_it_is_named() -> None:
     require_tested("1.40.0")
     require_tested("1.39.3")
     for other in ("1.20.0", "1.99.0", "2.0.0"):
         with pytest.raises(MeshagentError, match=r"1\.37 to 1\.40"):
             require_tested(other)
-        require_tested(other, forced=True)
+        require_tested(other, allowed=other)
+
+
+@pytest.mark.parametrize(
+    ("looks", "seconds", "listening", "served", "verdict"),
+    [
+        (9, 100.0, Listening.ANSWERS, True, Verdict.SERVES),  # whoever serves is never ended
+        (1, 0.0, Listening.SILENT, True, Verdict.WAIT),
+        (1, 60.0, Listening.SILENT, True, Verdict.WAIT),  # the agent slept for a minute
+        (2, 2.0, Listening.SILENT, True, Verdict.HUNG),
+        (2, 60.0, Listening.SILENT, True, Verdict.HUNG),
+        (3, 9.9, Listening.SILENT, True, Verdict.HUNG),
+        (4, 10.0, Listening.SILENT, True, Verdict.REPLACE),
+        (4, 10.0, Listening.NONE, True, Verdict.REPLACE),
+        (500, 10.0, Listening.NONE, False, Verdict.WAIT),  # it starts
+        (500, 30.0, Listening.NONE, False, Verdict.REPLACE),
+    ],
+)
+def test_only_a_proxy_that_is_silent_in_every_way_for_a_while_is_replaced(
+    looks: int, seconds: float, listening: Listening, served: bool, verdict: Verdict
+) -> None:
+    assert judge_silence(looks, seconds, listening, served=served) is verdict

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.agent.envoy.process import NOT_RUNNING, end
+from meshagent.agent.envoy.complaints import NOT_RUNNING
+from meshagent.agent.envoy.ending import end
 from meshagent.agent.envoy.record import Records, segment
 from meshagent.machine import process, services
 from meshagent.model.paths import Paths

@@ -1,0 +1,86 @@
+"""Looks after the epoch that was relieved: shows what it still serves, ends it when that is nothing, or after a day.
+
+It can't be asked any more (Envoy closes the older epoch's admin interface), so its sockets tell. A tunnel of a peer
+is an HTTP/2 stream with a connection to the application behind it, or one of an application here before it; an HTTP/2
+connection between two proxies without either carries nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from meshagent.agent.envoy.ending import admin_socket
+from meshagent.agent.envoy.launch import PARENT_SECONDS
+from meshagent.agent.envoy.record import Older, Records, segment
+from meshagent.agent.envoy.state import Parent
+from meshagent.machine import files, services, sockets
+from meshagent.machine.sockets import Connection
+from meshagent.model.paths import Paths
+from meshagent.model.ports import HBONE
+
+log = structlog.get_logger()
+
+_LOOK_SECONDS = 1.0
+#: It lives at least until the newer one has said "end" to it (``launch.PARENT_SECONDS``): a message that can't be
+#: delivered makes that one abort. Meanwhile peers learn with their next request to use another connection.
+LEAST_SECONDS = PARENT_SECONDS + 2.0
+#: So many looks in a row without a connection in use before it is ended.
+IDLE_LOOKS = 3
+#: The longest that connections are kept by an old epoch: a day.
+MOST_SECONDS = 86_400.0
+
+
+def in_use(found: Iterable[Connection], pid: int) -> int:
+    """How many connections of the proxy ``pid`` belong to an application: all but those between proxies."""
+    ours = [c for c in found if any(owner.pid == pid for owner in c.owners)]
+    return sum(HBONE not in (c.local_port, c.remote_port) for c in ours)
+
+
+class Relief:
+    """``show`` hears about the older epoch whenever something about it changed, None once it is gone."""
+
+    def __init__(self, paths: Paths, records: Records, show: Callable[[Parent | None], None]) -> None:
+        self._paths, self._records, self._show = paths, records, show
+        self._idle = 0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            record = self._records.load()
+            if record is not None and record.parent is not None:
+                await self._look(record.parent)
+            else:
+                self._idle = 0
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _look(self, parent: Older) -> None:
+        age = time.time() - parent.since
+        if services.alive(parent.handle):
+            count = in_use(await asyncio.to_thread(sockets.connections), parent.handle.pid)
+            since = datetime.fromtimestamp(parent.since, UTC)
+            self._show(Parent(parent.handle.pid, parent.epoch, parent.version, since, count))
+            self._idle = self._idle + 1 if count == 0 else 0
+            if age < MOST_SECONDS and (age < LEAST_SECONDS or self._idle < IDLE_LOOKS):
+                return
+            log.info("older proxy ends", pid=parent.handle.pid, epoch=parent.epoch, connections=count)
+            await services.stop_async(parent.handle)
+        self._forget(parent)
+
+    def _forget(self, parent: Older) -> None:
+        """Its files go; the record is read again: it may have changed while the process ended."""
+        self._idle = 0
+        record = self._records.load()
+        if record is None or record.parent != parent:
+            return
+        self._records.save(replace(record, parent=None))
+        self._show(None)
+        if parent.epoch != record.epoch:  # the same after the newer one died and a fresh one counts from 0
+            files.remove_file(admin_socket(self._paths, parent.epoch))
+            files.remove_file(self._paths.run / f"proxy-{parent.epoch}.json")
+        if parent.base_id != record.base_id:
+            files.remove_file(segment(parent.base_id))
+        log.info("older proxy is gone", pid=parent.handle.pid, epoch=parent.epoch)
