@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from meshagent.guard import wire
-from meshagent.guard.state import Ruleset, ruleset_to
+from meshagent.guard.elements import Change
+from meshagent.guard.state import Ruleset, changes_to, ruleset_to
 from meshagent.model.errors import MeshagentError
 
 
@@ -58,9 +59,12 @@ class GuardClient:
         """Install a ruleset in one transaction. True when the kernel ties the table to the guard's life."""
         return bool(self.call("apply", **ruleset_to(ruleset))["owned"])
 
-    def update(self, lines: str, ruleset: Ruleset) -> None:
-        """Change elements of sets by ``lines``; ``ruleset`` is the whole of it afterwards."""
-        self.call("update", lines=lines, **ruleset_to(ruleset))
+    def update(self, changes: Mapping[str, Change], expects: str, digest: str) -> bool:
+        """Change addresses in sets. ``expects`` is the digest of what must be installed, ``digest`` of what is then.
+
+        Refused with code ``other-rules`` when something else is installed. True as for ``apply``.
+        """
+        return bool(self.call("update", changes=changes_to(changes), expects=expects, digest=digest)["owned"])
 
     def remove(self, *, anchor: bool) -> None:
         """Take our table out; with ``anchor`` also the table that keeps captured connections alive."""
@@ -99,6 +103,10 @@ class GuardClient:
         """The table as libnftables-json(5) with counters; None when it isn't there."""
         found = self.call("list", anchor=anchor)["nft"]
         return None if found is None else str(found)
+
+    def verify(self) -> str:
+        """How the kernel's table compares with what was put there: ``equal``, ``changed`` or ``missing``."""
+        return str(self.call("verify")["sync"])
 
     def state(self) -> dict[str, Any]:
         """See ``perform.Guard.describe``."""

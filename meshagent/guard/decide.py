@@ -15,10 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from meshagent.guard import elements
+from meshagent.guard.elements import Change
 from meshagent.guard.state import IPTABLES, NFT, Bypass, Heal, RolledBack, Ruleset, State, Trial, Watch
-from meshagent.guard.text import require_updates, with_owner
+from meshagent.guard.text import with_owner
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
+
+#: Exists for a moment, while the kernel's rules are compared with what they should be.
+REFERENCE_TABLE = f"{TABLE}_reference"
 
 
 class Memory(Enum):
@@ -82,7 +87,7 @@ def apply(state: State, wanted: Ruleset, facts: Facts) -> Plan:
 
 def _require_acknowledged(state: State, wanted: Ruleset) -> None:
     same = state.installed is not None and wanted.digest == state.installed.digest
-    if state.rolled_back and wanted.table and not same:
+    if state.rolled_back and wanted.rules and not same:
         raise RequestError(
             "rolled-back", "a change was rolled back and nobody has taken note of it", "acknowledge it, then apply"
         )
@@ -91,22 +96,23 @@ def _require_acknowledged(state: State, wanted: Ruleset) -> None:
 def _install(state: State, wanted: Ruleset, facts: Facts) -> Plan:
     if wanted.backend == IPTABLES:
         return _install_legacy(state, wanted, facts)
-    owned = bool(wanted.table) and wanted.owner and facts.owner_supported
+    owned = bool(wanted.rules) and wanted.owner and facts.owner_supported
     batch = anchor_lines(wanted, facts) + _clear_lines(state)
-    if wanted.table:
+    if wanted.rules:
+        # with the addresses inside: for `add element` libnftables first reads all that is there, 10 ms for 5,000
         batch += (with_owner(wanted.table, TABLE) if owned else wanted.table) + facts.carried
         state = replace(state, bypasses={gate: why for gate, why in state.bypasses.items() if gate in wanted.gates})
         batch += "".join(wanted.gates[gate].bypass for gate in sorted(state.bypasses))
     state = replace(state, installed=wanted, owned=owned)
-    other = LegacyChange(keep_anchor=not wanted.table) if facts.legacy_present else None
-    return Plan(state, batch if facts.nft or wanted.table else "", legacy=other)
+    other = LegacyChange(keep_anchor=not wanted.rules) if facts.legacy_present else None
+    return Plan(state, batch if facts.nft or wanted.rules else "", legacy=other)
 
 
 def _install_legacy(state: State, wanted: Ruleset, facts: Facts) -> Plan:
     """The rules of nft go once those of iptables are there, and with them the anchor: the new one does its work."""
-    batch = _clear_lines(state) + (_DELETE_ANCHOR if wanted.table else "")
+    batch = _clear_lines(state) + (_DELETE_ANCHOR if wanted.rules else "")
     after = replace(state, installed=wanted, owned=False)
-    if wanted.table:
+    if wanted.rules:
         open_gates = {gate: why for gate, why in state.bypasses.items() if gate in wanted.gates}
         after = replace(after, bypasses=open_gates)
     change = LegacyChange(legacy_texts(after))
@@ -127,21 +133,37 @@ def check_batch(state: State, wanted: Ruleset, facts: Facts) -> str:
     return _install(state, wanted, facts).batch
 
 
-def update(state: State, lines: str, wanted: Ruleset) -> Plan:
-    """Change elements of sets only; ``wanted`` is the whole ruleset after it, for the next replacement or healing."""
-    if state.installed is None or not state.installed.table:
-        raise RequestError("no-rules", "there is no table to update", "apply the whole ruleset first")
-    if state.installed.backend != NFT or wanted.backend != NFT:
+def update(state: State, changes: Mapping[str, Change], expects: str, digest: str) -> Plan:
+    """Change addresses in sets only. ``expects`` is the digest of the ruleset they lead from, ``digest`` afterwards."""
+    before = state.installed
+    if before is None or not before.rules or before.digest != expects:
+        raise RequestError("other-rules", "the rules are not those this change starts from", "apply the whole ruleset")
+    if before.backend != NFT:
         raise RequestError("no-elements", "legacy iptables has no sets to update", "apply the whole ruleset")
-    require_updates(lines, TABLE)
+    if unknown := changes.keys() - before.sets.keys():
+        raise RequestError("bad-request", f"the rules have no set {min(unknown)}")
+    sets = {
+        name: elements.merged(name, keys, changes[name]) if name in changes else keys
+        for name, keys in before.sets.items()
+    }
+    wanted = replace(before, sets=sets, digest=digest)
     _require_acknowledged(state, wanted)
-    return Plan(replace(state, installed=wanted), lines)
+    return Plan(replace(state, installed=wanted), elements.change_lines(TABLE, changes))
 
 
 def bare(state: State, facts: Facts) -> Plan:
     """The last resort of a roll-back whose rules the kernel refuses: no rules, the anchor stays."""
     installed = state.installed or Ruleset()
     return _install(state, Ruleset(anchor=installed.anchor, backend=installed.backend), facts)
+
+
+def reference_batch(state: State) -> str:
+    """A dormant copy of what should be in the kernel, to compare with what is: same rules, same sets, open gates."""
+    wanted = state.installed
+    assert wanted is not None
+    text = wanted.table.replace(f"table inet {TABLE} {{\n", f"table inet {REFERENCE_TABLE} {{\n\tflags dormant;\n", 1)
+    opened = "".join(wanted.gates[gate].bypass for gate in sorted(state.bypasses) if gate in wanted.gates)
+    return text + opened.replace(f" inet {TABLE} ", f" inet {REFERENCE_TABLE} ")
 
 
 def remove(state: State, anchor: bool, facts: Facts | None = None) -> Plan:
@@ -160,7 +182,7 @@ def bypass(state: State, gate: str, reason: str, now_at: float) -> Plan:
 
     Rules without that gate are policy closed: nothing opens them, whoever asks.
     """
-    rules = state.installed if state.installed and state.installed.table else None
+    rules = state.installed if state.installed and state.installed.rules else None
     if gate in state.bypasses or (rules and gate not in rules.gates):
         return Plan(state)
     opened = replace(state, bypasses={**state.bypasses, gate: Bypass(now_at, reason)})
@@ -172,7 +194,7 @@ def recapture(state: State, gate: str) -> Plan:
     if gate not in state.bypasses:
         return Plan(state)
     closed = replace(state, bypasses={name: value for name, value in state.bypasses.items() if name != gate})
-    rules = state.installed if state.installed and state.installed.table else None
+    rules = state.installed if state.installed and state.installed.rules else None
     return _flipped(closed, rules, rules.gates[gate].recapture if rules and gate in rules.gates else "")
 
 
@@ -265,11 +287,11 @@ def _clear_lines(state: State) -> str:
 def carried_lines(sets: Mapping[str, list[tuple[str, int, int, int]]]) -> str:
     """Add the counted elements of dynamic sets again: set -> (key, packets, bytes, seconds left)."""
     lines = []
-    for name, elements in sets.items():
-        if not elements:
+    for name, counted in sets.items():
+        if not counted:
             continue
         parts = (
-            f"{key} counter packets {packets} bytes {size} expires {left}s" for key, packets, size, left in elements
+            f"{key} counter packets {packets} bytes {size} expires {left}s" for key, packets, size, left in counted
         )
         lines.append(f"add element inet {TABLE} {name} {{ {', '.join(parts)} }}\n")
     return "".join(lines)

@@ -11,15 +11,18 @@ import selectors
 import signal
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meshagent.guard import methods, rulewatch, wire
+from meshagent.guard import methods, wire
 from meshagent.guard.backends import Nft, NoNft, open_nft, why_no_legacy
 from meshagent.guard.libnftables import NftError
 from meshagent.guard.perform import Guard, say
+from meshagent.guard.rulewatch import Watch
 from meshagent.guard.wire import LineBuffer, RequestError
+from meshagent.model.marks import ANCHOR_TABLE, TABLE
 from meshagent.model.paths import Paths
 
 #: The agent holds one connection, the CLI and a second agent short ones.
@@ -160,20 +163,17 @@ class Loop:
 
     def _rules_announced(self, _: int) -> None:
         assert self._watch is not None
-        who: tuple[int, str] | None = None
+        foreign, lost = self._watch.read()
+        if lost:
+            self._heal(self._guard.compare)
+        if foreign is not None:
+            self._heal(lambda: self._guard.rules_changed(foreign.pid, foreign.name, foreign.tables))
+
+    def _heal(self, act: Callable[[], None]) -> None:
         try:
-            while True:
-                for change in rulewatch.changes(self._watch.recv(1 << 18)):
-                    who = change if change[0] != os.getpid() else who
-        except BlockingIOError:
-            pass
-        except OSError:  # ENOBUFS: announcements were lost, so look
-            who = who or (0, "unknown")
-        if who:
-            try:
-                self._guard.rules_changed(*who)
-            except (RequestError, NftError) as error:
-                say("could not put the rules back", error=str(error))
+            act()
+        except (RequestError, NftError) as error:
+            say("could not put the rules back", error=str(error))
 
     def finish(self) -> None:
         """Our table goes, the anchor stays; answers already given are sent."""
@@ -214,10 +214,10 @@ def _context() -> Nft:
     return context
 
 
-def _announcements() -> socket.socket | None:
+def _announcements() -> Watch | None:
     """None on a kernel without nf_tables, where nobody can change its rules."""
     with contextlib.suppress(OSError):
-        return rulewatch.open_watch()
+        return Watch(TABLE, ANCHOR_TABLE)
     return None
 
 

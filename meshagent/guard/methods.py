@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshagent.guard.perform import Guard
-from meshagent.guard.state import MAX_TRIAL_SECONDS, Watch, note_from, ruleset_from
+from meshagent.guard.state import MAX_TRIAL_SECONDS, Watch, changes_from, note_from, ruleset_from
 from meshagent.guard.wire import VERSION, Request, RequestError, take
 
 #: What a gate may be called; the agent uses ``proxy`` and ``resolver``.
@@ -33,8 +33,8 @@ def _apply(guard: Guard, params: dict[str, Any]) -> object:
 
 
 def _update(guard: Guard, params: dict[str, Any]) -> object:
-    guard.update(take(params, "lines", str), ruleset_from(params))
-    return {}
+    guard.update(changes_from(params), take(params, "expects", str), take(params, "digest", str))
+    return {"owned": guard.state.owned}
 
 
 def _remove(guard: Guard, params: dict[str, Any]) -> object:
@@ -86,6 +86,10 @@ def _list(guard: Guard, params: dict[str, Any]) -> object:
     return {"nft": guard.listing(take(params, "anchor", bool, False))}
 
 
+def _verify(guard: Guard, params: dict[str, Any]) -> object:
+    return {"sync": guard.verify()}
+
+
 def _state(guard: Guard, params: dict[str, Any]) -> object:
     return guard.describe()
 
@@ -103,6 +107,7 @@ METHODS: dict[str, Callable[[Guard, dict[str, Any]], object]] = {
     "confirm": _confirm,
     "acknowledge": _acknowledge,
     "list": _list,
+    "verify": _verify,
     "state": _state,
 }
 

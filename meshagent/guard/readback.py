@@ -20,13 +20,21 @@ def objects(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def digest(text: str) -> str:
-    """SHA-256 of the listing without handles, counters, timers and the elements that the kernel itself adds.
+    """SHA-256 of the listing without names, handles, counters, timers and elements that the kernel itself adds.
 
-    Equal digests mean equal rules, wherever counters stand; compare with what the kernel returned right after apply,
-    never with the text we wrote (nft prints it in its own words).
+    Equal digests mean equal rules, wherever counters stand; compare listings only, never with the text we wrote
+    (nft prints it in its own words).
     """
-    plain = [[kind, _without_counts(body)] for kind, body in objects(text)]
+    plain = [[kind, _comparable(body)] for kind, body in objects(text) if kind != "table"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _comparable(body: dict[str, Any]) -> dict[str, Any]:
+    """Elements come in the order of the kernel's hash table, which is another for every set."""
+    found = dict(_without_counts({key: value for key, value in body.items() if key != "table"}))
+    if "elem" in found:
+        found["elem"] = sorted(found["elem"], key=json.dumps)
+    return found
 
 
 def dynamic_elements(text: str, names: tuple[str, ...]) -> dict[str, list[Element]]:

@@ -1,11 +1,15 @@
 """What the guard knows, as frozen values. Times: ``*_at`` are wall-clock seconds, ``deadline`` counts boot time."""
 
+import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from meshagent.guard import elements
+from meshagent.guard.elements import Change
 from meshagent.guard.legacy_text import require_legacy
-from meshagent.guard.text import require_table, require_updates
+from meshagent.guard.text import require_table, require_updates, with_elements
 from meshagent.guard.wire import RequestError, take
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 
@@ -25,7 +29,9 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """Everything that should be in the kernel. ``table`` is empty where nothing should be.
+    """Everything that should be in the kernel. ``rules`` is empty where nothing should be.
+
+    ``rules`` is the table without the addresses, which are in ``sets``: name -> sorted keys (see elements.py).
 
     ``backend`` is ``nft``, or ``iptables`` where the texts are for iptables-restore (legacy_text.py).
 
@@ -33,13 +39,19 @@ class Ruleset:
     counted elements survive a replacement.
     """
 
-    table: str = ""
+    rules: str = ""
     anchor: str = ""
     owner: bool = False
     digest: str = ""
     gates: Mapping[str, Gate] = field(default_factory=dict)
     carry: tuple[str, ...] = ()
     backend: str = NFT
+    sets: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def table(self) -> str:
+        """The whole table as a person reads it, addresses and all."""
+        return with_elements(self.rules, {name: elements.texts(name, keys) for name, keys in self.sets.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +122,18 @@ class State:
 
 def ruleset_from(params: dict[str, Any]) -> Ruleset:
     """Read and judge a ruleset of a request or of the roll-back file; ``RequestError`` names what is wrong."""
-    table, anchor = take(params, "table", str, ""), take(params, "anchor", str, "")
+    rules, anchor = take(params, "rules", str, ""), take(params, "anchor", str, "")
     backend = take(params, "backend", str, NFT)
     if backend not in (NFT, IPTABLES):
         raise RequestError("bad-request", f"{backend[:40]!r} is not a backend", f"one of {NFT}, {IPTABLES}")
-    _require_texts(backend, table, anchor)
+    _require_texts(backend, rules, anchor)
     carry = tuple(str(name) for name in take(params, "carry", list, []))
     if not all(name.isascii() and name.isidentifier() for name in carry):
         raise RequestError("bad-request", "carry holds something that isn't the name of a set")
     gates = {str(name): _gate(value, backend) for name, value in take(params, "gates", dict, {}).items()}
     owner, digest = take(params, "owner", bool, False), take(params, "digest", str, "")
-    return Ruleset(table, anchor, owner, digest, gates, carry, backend)
+    sets = {str(name): _keys(str(name), value) for name, value in take(params, "sets", dict, {}).items()}
+    return Ruleset(rules, anchor, owner, digest, gates, carry, backend, sets)
 
 
 def _require_texts(backend: str, table: str, anchor: str) -> None:
@@ -137,14 +150,45 @@ def _require_texts(backend: str, table: str, anchor: str) -> None:
 def ruleset_to(ruleset: Ruleset) -> dict[str, Any]:
     """The reverse of ``ruleset_from``."""
     return {
-        "table": ruleset.table,
+        "rules": ruleset.rules,
         "anchor": ruleset.anchor,
         "owner": ruleset.owner,
         "digest": ruleset.digest,
         "gates": {name: {"bypass": gate.bypass, "recapture": gate.recapture} for name, gate in ruleset.gates.items()},
         "carry": list(ruleset.carry),
         "backend": ruleset.backend,
+        "sets": {name: _encoded(keys) for name, keys in ruleset.sets.items()},
     }
+
+
+def changes_from(params: dict[str, Any]) -> dict[str, Change]:
+    """Keys that come and go, by set; ``RequestError`` names what is wrong."""
+    found = {}
+    for name, value in take(params, "changes", dict).items():
+        if not isinstance(value, dict):
+            raise RequestError("bad-request", "a change must be an object with add and delete")
+        found[str(name)] = Change(_keys(name, value.get("add", "")), _keys(name, value.get("delete", "")))
+    return found
+
+
+def changes_to(changes: Mapping[str, Change]) -> dict[str, Any]:
+    """The reverse of ``changes_from``."""
+    return {name: {"add": _encoded(one.add), "delete": _encoded(one.delete)} for name, one in changes.items()}
+
+
+def _keys(name: str, value: object) -> bytes:
+    try:
+        packed = base64.b64decode(value, validate=True) if isinstance(value, str) else None
+    except binascii.Error:
+        packed = None
+    if packed is None:
+        raise RequestError("bad-request", f"the addresses of {name[:40]!r} are not base64")
+    elements.require(name, packed)
+    return packed
+
+
+def _encoded(packed: bytes) -> str:
+    return base64.b64encode(packed).decode()
 
 
 def _gate(value: object, backend: str) -> Gate:

@@ -7,6 +7,7 @@ are element changes of one of our tables, one per line, from a small alphabet.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 from meshagent.guard.wire import RequestError
 
@@ -66,3 +67,17 @@ def with_owner(text: str, name: str) -> str:
     """The table text with ``flags owner``, for kernels from 5.12 on."""
     head = f"table inet {name} {{\n"
     return f"{head}\tflags owner;\n{text.removeprefix(head)}"
+
+
+def with_elements(rules: str, sets: Mapping[str, Sequence[str]]) -> str:
+    """The table text with its sets filled: for people. Sets the text doesn't define are left out."""
+    for name, found in sets.items():
+        head, block, rest = rules.partition(f"\tset {name} {{\n")
+        if block and found:  # an empty list of elements is a syntax error to nft
+            kind, _, rest = rest.partition("\n")
+            rules = f"{head}{block}{kind}\n\t\telements = {{ {_LIST.join(found)} }}\n{rest}"
+    return rules
+
+
+#: One element a line.
+_LIST = ",\n\t\t\t\t"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 
 #: 5,000 captured addresses render to 150 KB; a host with 100,000 stays below this.
 MAX_REQUEST = 8 << 20

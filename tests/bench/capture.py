@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import IPv4Address, ip_address
 
 from meshagent.agent.capture import intent as intents
@@ -48,5 +49,11 @@ def _apply(host: Host, applier: Applier, posture: Posture, count: int, action: s
 
 def _intent(host: Host, posture: Posture, count: int) -> Intent:
     facts = HostFacts(proxy_uid=61_001, own_addresses=frozenset(map(ip_address, host.addresses)))
-    mesh = frozenset(MeshAddress(_FIRST + n, 80) for n in range(count))
+    mesh = frozenset(_address(n) for n in range(count))
     return intents.decide(Wishes(posture, services=(DeclaredService("web", 80, 8080),), mesh=mesh), facts)
+
+
+@cache
+def _address(number: int) -> MeshAddress:
+    """What stays is the same object, as it is where addresses come from (agent/relay/taps.py)."""
+    return MeshAddress(_FIRST + number, 80)

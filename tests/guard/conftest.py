@@ -19,7 +19,6 @@ TABLE = """table inet meshagent {
 	}
 	set claimed4 {
 		type ipv4_addr . inet_service
-		elements = { 10.99.0.1 . 80 }
 	}
 	chain out {
 		type nat hook output priority -100; policy accept;
@@ -45,7 +44,8 @@ GATE = Gate(
     f"delete element {_CAPTURED}add element {_AROUND}",
     f"delete element {_AROUND}add element {_CAPTURED}",
 )
-RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates={"proxy": GATE})
+CLAIMED = bytes((10, 99, 0, 1, 0, 80))
+RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates={"proxy": GATE}, sets={"claimed4": CLAIMED})
 UNOWNED = replace(RULES, owner=False, digest="unowned")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from meshagent.guard import decide
 from meshagent.guard.decide import Facts, Memory
+from meshagent.guard.elements import Change
 from meshagent.guard.state import Gate, RolledBack, Ruleset, State, Trial, Watch
 from meshagent.guard.wire import RequestError
 
@@ -164,14 +165,26 @@ def test_a_new_guard_takes_over_the_trial_of_the_one_before(boot: str, now: floa
 # --- updates, removal, healing
 
 
-def test_an_update_needs_rules_and_remembers_the_whole() -> None:
-    newer = replace(RULES, digest="d2")
-    plan = decide.update(installed(), CLOSE, newer)
-    assert plan.batch == CLOSE and plan.state.installed == newer
-    with pytest.raises(RequestError, match="no table"):
-        decide.update(State(), CLOSE, newer)
-    with pytest.raises(RequestError):
-        decide.update(installed(), "flush ruleset\n", newer)
+def test_an_update_starts_from_the_rules_it_names_and_remembers_the_whole() -> None:
+    key, other = bytes((10, 0, 0, 1, 0, 80)), bytes((10, 0, 0, 2, 0, 80))
+    state = installed(replace(RULES, sets={"claimed4": key}))
+    plan = decide.update(state, {"claimed4": Change(add=other, delete=key)}, "d1", "d2")
+    assert plan.batch == (
+        "delete element inet meshagent claimed4 { 10.0.0.1 . 80 }\n"
+        "add element inet meshagent claimed4 { 10.0.0.2 . 80 }\n"
+    )
+    assert plan.state.installed == replace(RULES, sets={"claimed4": other}, digest="d2")
+    for before, expects in ((State(), "d1"), (state, "d0")):
+        with pytest.raises(RequestError, match="not those"):
+            decide.update(before, {"claimed4": Change(add=other)}, expects, "d2")
+
+
+def test_the_copy_to_compare_with_hooks_nowhere_and_has_the_open_gates() -> None:
+    opened = decide.bypass(installed(), "proxy", "test", 1.0).state
+    assert decide.reference_batch(opened) == (
+        "table inet meshagent_reference {\n\tflags dormant;\n\tchain a {\n\t}\n}\n"
+        "flush map inet meshagent_reference g\n"
+    )
 
 
 def test_the_anchor_is_removed_only_when_asked_and_last() -> None:

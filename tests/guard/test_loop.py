@@ -74,7 +74,7 @@ def test_the_first_request_must_say_the_version(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\n", b"\xff\xfe\n", b"{}\n", b"[1]\n", b'{"id":1,"method":"apply","params":{"table":5}}\n']
+    "garbage", [b"\n", b"\xff\xfe\n", b"{}\n", b"[1]\n", b'{"id":1,"method":"apply","params":{"rules":5}}\n']
 )
 def test_garbage_gets_an_error_and_the_guard_lives(guarded: Guarded, garbage: bytes) -> None:
     with raw(guarded) as connection:

@@ -7,7 +7,9 @@ import pytest
 from meshagent.guard import memory
 from meshagent.guard.state import Gate, RolledBack, Ruleset, State, Trial
 
-RULES = Ruleset("table inet meshagent {\n}\n", "", True, "d", {"proxy": Gate("", "")}, ("callers4",))
+RULES = Ruleset(
+    "table inet meshagent {\n}\n", "", True, "d", {"proxy": Gate("", "")}, ("callers4",), sets={"claimed4": bytes(6)}
+)
 
 
 @pytest.mark.parametrize(

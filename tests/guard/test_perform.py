@@ -10,12 +10,15 @@ import pytest
 
 from meshagent.guard import processes
 from meshagent.guard.client import GuardClient, GuardRefusedError
+from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 from meshagent.lab.program import Program
 from meshagent.lab.waiting import wait_until
 from tests.guard.conftest import RULES, TABLE, UNOWNED, Guarded
 
 pytestmark = pytest.mark.root
+
+KEY = bytes((10, 99, 0, 2, 0, 81))
 
 
 def sleeper(guarded: Guarded) -> tuple[Program, int]:
@@ -136,14 +139,38 @@ def test_text_about_other_tables_never_reaches_the_kernel(guarded: Guarded) -> N
         with pytest.raises(GuardRefusedError) as refused:
             guarded.client.apply(Ruleset(hostile))
         assert refused.value.code == "refused-text"
-    with pytest.raises(GuardRefusedError):
-        guarded.client.update("flush ruleset\n", RULES)
 
 
 def test_an_update_changes_elements_and_nothing_else(guarded: Guarded) -> None:
     guarded.client.apply(RULES)
-    guarded.client.update("add element inet meshagent claimed4 { 10.99.0.2 . 81 }\n", RULES)
+    guarded.client.update({"claimed4": Change(add=KEY)}, "rules", "more")
     assert "10.99.0.2 . 81" in guarded.nft("list", "set", "inet", "meshagent", "claimed4")
+    assert guarded.client.state()["digest"] == "more"
+
+    guarded.client.update({"claimed4": Change(delete=KEY)}, "more", "rules")
+    assert "10.99.0.2 . 81" not in guarded.nft("list", "set", "inet", "meshagent", "claimed4")
+
+
+def test_an_update_of_other_rules_than_those_installed_changes_nothing(guarded: Guarded) -> None:
+    guarded.client.apply(RULES)
+    with pytest.raises(GuardRefusedError) as refused:
+        guarded.client.update({"claimed4": Change(add=KEY)}, "others", "more")
+    assert refused.value.code == "other-rules"
+    with pytest.raises(GuardRefusedError, match="no set"):
+        guarded.client.update({"other4": Change(add=KEY)}, "rules", "more")
+    assert guarded.client.state()["digest"] == "rules"
+
+
+def test_the_kernel_is_compared_with_what_should_be_there(guarded: Guarded) -> None:
+    assert guarded.client.verify() == "equal", "nothing, and nothing wanted"
+    guarded.client.apply(UNOWNED)
+    guarded.client.update({"claimed4": Change(add=KEY)}, "unowned", "more")
+    before = guarded.nft("list", "ruleset")
+    assert guarded.client.verify() == "equal"
+    guarded.client.bypass("proxy", "test")
+    assert guarded.client.verify() == "equal", "an open gate is as it should be"
+    guarded.client.recapture("proxy")
+    assert guarded.nft("list", "ruleset") == before, "nothing is left of the comparison"
 
 
 # --- gates
@@ -247,6 +274,7 @@ from pathlib import Path
 sys.path.insert(0, "")
 from tests.guard.conftest import RULES
 from meshagent.guard.client import GuardClient
+from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 client = GuardClient(Path(sys.argv[1]) / "run/meshagent/guard.sock")
 client.deadman(1.0, {"posture": "strict"}, Ruleset(anchor=RULES.anchor))

@@ -35,3 +35,12 @@ def test_counted_elements_are_read_with_the_time_they_have_left() -> None:
 
 def test_sets_that_were_not_asked_for_are_left_out() -> None:
     assert readback.dynamic_elements(listing(callers()), ("refused4",)) == {}
+
+
+def test_the_order_of_elements_and_the_name_of_the_table_make_no_difference() -> None:
+    def of(table: str, *ports: int) -> str:
+        members = [{"concat": ["10.0.0.1", port]} for port in ports]
+        return listing({"table": {"name": table}}, {"set": {"name": "claimed4", "table": table, "elem": members}})
+
+    assert readback.digest(of("one", 80, 81)) == readback.digest(of("other", 81, 80))
+    assert readback.digest(of("one", 80)) != readback.digest(of("one", 81))

@@ -6,13 +6,13 @@ touches nothing, so counters and connections don't notice.
 
 import threading
 from dataclasses import dataclass
-from typing import Any
 
-from meshagent.agent.capture import diff, nft, routing, verify
+from meshagent.agent.capture import diff, nft, routing
+from meshagent.agent.capture.diff import Step
 from meshagent.agent.capture.values import Intent
 from meshagent.agent.capture.verify import Sync
-from meshagent.guard import readback
 from meshagent.guard.client import GuardClient, GuardRefusedError
+from meshagent.guard.state import Ruleset
 from meshagent.machine import netlink
 from meshagent.machine.rtnetlink import Route, Rule
 from meshagent.model.errors import MeshagentError
@@ -31,10 +31,14 @@ class RolledBackError(MeshagentError):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What an apply did: ``action`` is ``kept``, ``updated`` (elements of sets) or ``replaced``."""
+    """What an apply did: ``action`` is ``kept``, ``updated`` (elements of sets) or ``replaced``.
+
+    ``digest`` is that of the ruleset the guard holds now.
+    """
 
     action: str
     owned: bool
+    digest: str
 
 
 class Applier:
@@ -43,9 +47,8 @@ class Applier:
     def __init__(self, guard: GuardClient) -> None:
         self._guard = guard
         self._lock = threading.Lock()
-        self._applied: Intent | None = None
+        self._applied: tuple[Intent, Ruleset] | None = None
         self._routing: tuple[set[Route], set[Rule]] | None = None
-        self._expected = ""
 
     def check(self, intent: Intent) -> None:
         """Let the kernel judge the rules of an intent; changes nothing. Raises ``MeshagentError``."""
@@ -54,12 +57,14 @@ class Applier:
     def apply(self, intent: Intent) -> Applied:
         """Rules first, then routes: an address that has a route and no rule would hang instead of being refused."""
         with self._lock:
-            state = self._guard.state()
-            ruleset = nft.render(intent)
-            if ruleset.table and state["rolled_back"] and state["digest"] != ruleset.digest:
-                raise RolledBackError(str(state["rolled_back"]["reason"]))
-            done = self._rules(intent, state)
-            self._applied, wanted = intent, _routes(routing.plan(intent))
+            step = diff.step(*self._before(intent))
+            try:
+                done = self._update(step) or self._replace(step.ruleset)
+            except GuardRefusedError as error:
+                if error.code == "rolled-back":
+                    raise RolledBackError(str((self._guard.state()["rolled_back"] or {}).get("reason", ""))) from error
+                raise
+            self._applied, wanted = (intent, step.ruleset), _routes(routing.plan(intent))
             if wanted != self._routing:
                 netlink.set_ours(*wanted)
                 self._routing = wanted
@@ -79,37 +84,33 @@ class Applier:
             self._guard.remove(anchor=False)
             netlink.remove_ours()
             self._guard.remove(anchor=True)
-            self._applied, self._routing, self._expected = None, None, ""
+            self._applied, self._routing = None, None
 
     def sync(self) -> Sync:
-        """Is the kernel's table what we put there? An owned table can't be changed by anybody else."""
-        with self._lock:
-            listing = self._guard.listing()
-            if not self._expected and listing is not None:
-                state = self._guard.state()
-                self._expected = state["kernel_digest"] or (readback.digest(listing) if state["owned"] else "unknown")
-            return verify.compare(listing, self._expected)
+        """Is the kernel's table what we put there?"""
+        return Sync(self._guard.verify())
 
-    def _rules(self, intent: Intent, state: dict[str, Any]) -> Applied:
-        ruleset = nft.render(intent)
-        if state["digest"] == ruleset.digest:
-            return Applied("kept", bool(state["owned"]))
-        known = self._applied if self._applied and state["digest"] == nft.render(self._applied).digest else None
-        step = diff.step(known, intent)
-        self._expected = ""
-        if step.replace:
-            return Applied("replaced", self._replace(intent))
+    def _before(self, intent: Intent) -> tuple[Intent | None, Intent, Ruleset | None]:
+        before, installed = self._applied or (None, None)
+        return before, intent, installed
+
+    def _update(self, step: Step) -> Applied | None:
+        """Only what changed in the sets; None where that isn't the way. The guard says when it holds other rules."""
+        if self._applied is None or not step.changes:
+            return None
         try:
-            self._guard.update(step.lines, step.ruleset)
-        except GuardRefusedError:  # somebody changed an unowned set meanwhile: the whole table is always right
-            return Applied("replaced", self._replace(intent))
-        return Applied("updated", bool(state["owned"]))
+            owned = self._guard.update(step.changes, self._applied[1].digest, step.ruleset.digest)
+        except GuardRefusedError as error:
+            if error.code not in ("other-rules", "nft-failed"):
+                raise
+            return None  # somebody changed an unowned set meanwhile, or the guard: the whole table is always right
+        return Applied("updated", owned, step.ruleset.digest)
 
-    def _replace(self, intent: Intent) -> bool:
-        owned = self._guard.apply(nft.render(intent))
-        listing = self._guard.listing()
-        self._expected = readback.digest(listing) if listing is not None else ""
-        return owned
+    def _replace(self, ruleset: Ruleset) -> Applied:
+        state = self._guard.state()
+        if state["digest"] == ruleset.digest:
+            return Applied("kept", bool(state["owned"]), ruleset.digest)
+        return Applied("replaced", self._guard.apply(ruleset), ruleset.digest)
 
 
 def _routes(plan: routing.Routing) -> tuple[set[Route], set[Rule]]:

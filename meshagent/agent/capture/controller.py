@@ -149,7 +149,7 @@ class CaptureController:
             if done.action != "kept":
                 log.info("capture applied", action=done.action, owned=done.owned, mode=intent.mode.value)
             self._presence.follow(state["pid"])
-            self.status.set(describe(intent, state))
+            self.status.set(describe(intent, state, done.digest))
             self._tell_waiting(intent)
             return True
 

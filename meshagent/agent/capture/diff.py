@@ -1,37 +1,50 @@
 """From one ruleset to the next with the least change. Pure.
 
-Usually only addresses change: a service comes or goes. Then elements are added and deleted and no rule is touched, so
-counters go on and 5,000 addresses are not sent again. Anything else is a replacement.
+Usually only addresses change: a service comes or goes. Then keys are added and deleted and no rule is touched, so
+counters go on and 5,000 addresses are neither rendered nor sent again. Anything else is a replacement.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from meshagent.agent.capture import nft
 from meshagent.agent.capture.values import Intent
+from meshagent.guard import elements
+from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
-from meshagent.model.marks import TABLE
+from meshagent.model.address import MeshAddress
 
-#: Elements in one command; libnftables' parser takes any number, this only keeps lines readable.
-_CHUNK = 256
+#: Addresses compared in one go while looking for where two lists begin to differ.
+_STRIDE = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``replace`` the whole ruleset, or run ``lines`` (empty: nothing to do). ``ruleset`` is the state after it."""
+    """``replace`` the whole ruleset, or make ``changes`` (none: nothing to do). ``ruleset`` is the state after it."""
 
     ruleset: Ruleset
     replace: bool = False
-    lines: str = ""
+    changes: Mapping[str, Change] = field(default_factory=dict)
 
 
-def step(before: Intent | None, after: Intent) -> Step:
-    """How to get from the ``before`` that is in the kernel (None: unknown or nothing) to ``after``."""
-    ruleset = nft.render(after)
+def step(before: Intent | None, after: Intent, installed: Ruleset | None = None) -> Step:
+    """How to get from the ``before`` that is in the kernel (None: unknown or nothing) to ``after``.
+
+    ``installed`` is ``before`` rendered, where that is at hand.
+    """
     if before is None or not _same_rules(before, after):
-        return Step(ruleset, replace=True)
-    old, new = nft.address_sets(before), nft.address_sets(after)
-    return Step(ruleset, lines="".join(_changes(old, new)))
+        return Step(nft.render(after), replace=True)
+    installed = installed or nft.render(before)
+    old, new = nft.addresses(before), nft.addresses(after)
+    changes = {name: change for name in new if (change := _change(old[name], new[name])) is not None}
+    if not changes:
+        return Step(installed)
+    sets = {
+        name: elements.merged(name, keys, changes[name]) if name in changes else keys
+        for name, keys in installed.sets.items()
+    }
+    digest = nft.digest(installed.rules, installed.owner, sets)
+    return Step(replace(installed, sets=sets, digest=digest), changes=changes)
 
 
 def _same_rules(before: Intent, after: Intent) -> bool:
@@ -40,13 +53,27 @@ def _same_rules(before: Intent, after: Intent) -> bool:
     return bare[0] == bare[1]
 
 
-def _changes(old: Mapping[str, tuple[str, ...]], new: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    for name in new:
-        before, after = set(old[name]), set(new[name])
-        yield from _lines("delete", name, sorted(before - after))
-        yield from _lines("add", name, sorted(after - before))
+def _change(before: Sequence[MeshAddress], after: Sequence[MeshAddress]) -> Change | None:
+    """Both are sorted, and an address that stayed is mostly the same object: only the middle is looked at closely."""
+    start = _common(before, after)
+    before, after = before[start:], after[start:]
+    end = _common(before[::-1], after[::-1])
+    gone, come = set(before[: len(before) - end]), set(after[: len(after) - end])
+    if gone == come:
+        return None
+    return Change(add=_packed(come - gone), delete=_packed(gone - come))
 
 
-def _lines(verb: str, name: str, elements: list[str]) -> Iterator[str]:
-    for start in range(0, len(elements), _CHUNK):
-        yield f"{verb} element inet {TABLE} {name} {{ {', '.join(elements[start : start + _CHUNK])} }}\n"
+def _packed(addresses: set[MeshAddress]) -> bytes:
+    return b"".join(sorted(map(nft.packed, addresses)))
+
+
+def _common(one: Sequence[MeshAddress], other: Sequence[MeshAddress]) -> int:
+    """How many addresses both begin with."""
+    length = min(len(one), len(other))
+    found = 0
+    while found < length and one[found : found + _STRIDE] == other[found : found + _STRIDE]:
+        found += _STRIDE
+    while found < length and one[found] == other[found]:
+        found += 1
+    return min(found, length)

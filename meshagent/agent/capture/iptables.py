@@ -30,7 +30,7 @@ def render(intent: Intent) -> Ruleset:
         return Ruleset(digest=hashlib.sha256(b"").hexdigest(), backend=Backend.IPTABLES.value)
     text = "".join(f"{HEADS[version]}\n{_family(intent, version)}" for version in (4, 6))
     return Ruleset(
-        table=text,
+        rules=text,
         anchor=_anchor(),
         digest=hashlib.sha256(text.encode()).hexdigest(),
         gates=_gates(intent),

@@ -16,7 +16,8 @@ Why it looks like this, with what was measured on kernel 6.18:
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 
 from meshagent.agent.capture import chains, text
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
@@ -47,23 +48,30 @@ ANCHOR = f"""table inet {ANCHOR_TABLE} {{
 def render(intent: Intent) -> Ruleset:
     """The whole desired state for the guard. With mode ``off`` the table is empty: there are no rules at all."""
     if intent.mode is Mode.OFF:
-        return Ruleset(digest=_digest("", False))
-    table = _table(intent)
+        return Ruleset(digest=digest("", False, {}))
+    rules, sets = _rules(intent), packed_sets(intent)
     return Ruleset(
-        table=table,
+        rules=rules,
         anchor=ANCHOR,
         owner=intent.fail_open,
-        digest=_digest(table, intent.fail_open),
+        digest=digest(rules, intent.fail_open, sets),
         gates=_gates(intent),
         carry=_caller_sets(intent),
+        sets=sets,
     )
 
 
-def _digest(table: str, owner: bool) -> str:
-    return hashlib.sha256(json.dumps([table, owner]).encode()).hexdigest()
+def digest(rules: str, owner: bool, sets: Mapping[str, bytes]) -> str:
+    """Equal rulesets have equal digests, whichever steps led to them."""
+    sizes = [(name, len(keys)) for name, keys in sorted(sets.items())]
+    found = hashlib.sha256(json.dumps([rules, owner, sizes]).encode())
+    for name, _ in sizes:
+        found.update(sets[name])
+    return found.hexdigest()
 
 
-def _table(intent: Intent) -> str:
+def _rules(intent: Intent) -> str:
+    """The table without addresses of the mesh: those go another way, see guard/elements.py."""
     blocks = [*_sets(intent), *chains.zones(intent), *chains.client_address(), *chains.own_ports()]
     if intent.mode is Mode.ACTIVE:
         blocks += [*chains.names(intent), *chains.outbound(intent)]
@@ -76,24 +84,40 @@ def _table(intent: Intent) -> str:
 # --- sets and maps ---------------------------------------------------------------------------------------------------
 
 
-def address_sets(intent: Intent) -> dict[str, tuple[str, ...]]:
-    """Set name -> elements as nft writes them; the sets that change while the rules stay."""
+def addresses(intent: Intent) -> dict[str, tuple[MeshAddress, ...]]:
+    """Set name -> its addresses, sorted; the sets that change while the rules stay."""
     if intent.mode is not Mode.ACTIVE:
         return {}
-    sets = {"virtual4": _pairs(intent.virtual, 4), "claimed4": _pairs(intent.claimed, 4)}
-    if intent.ipv6 is not Ipv6.LEAVE:
-        sets |= {"virtual6": _pairs(intent.virtual, 6), "claimed6": _pairs(intent.claimed, 6)}
-    return sets
+    (virtual4, virtual6), (claimed4, claimed6) = _by_version(intent.virtual), _by_version(intent.claimed)
+    sets = {"virtual4": virtual4, "claimed4": claimed4}
+    return sets if intent.ipv6 is Ipv6.LEAVE else sets | {"virtual6": virtual6, "claimed6": claimed6}
 
 
-def _pairs(addresses: Iterable[MeshAddress], version: int) -> tuple[str, ...]:
-    return tuple(f"{pair.ip} . {pair.port}" for pair in addresses if pair.ip.version == version)
+def _by_version(pairs: tuple[MeshAddress, ...]) -> tuple[tuple[MeshAddress, ...], tuple[MeshAddress, ...]]:
+    """IPv4 comes first in an intent, so the border is found in a few steps."""
+    border = bisect_left(pairs, 6, key=lambda pair: pair.ip.version)
+    return pairs[:border], pairs[border:]
+
+
+def packed_sets(intent: Intent) -> dict[str, bytes]:
+    """``addresses`` as the guard keeps them."""
+    return {name: b"".join(map(packed, pairs)) for name, pairs in addresses(intent).items()}
+
+
+def packed(address: MeshAddress) -> bytes:
+    """The key of one address (guard/elements.py)."""
+    return address.ip.packed + address.port.to_bytes(2, "big")
+
+
+def address_sets(intent: Intent) -> dict[str, tuple[str, ...]]:
+    """``addresses`` as nft writes them."""
+    return {name: tuple(f"{pair.ip} . {pair.port}" for pair in pairs) for name, pairs in addresses(intent).items()}
 
 
 def _sets(intent: Intent) -> list[str]:
     blocks = []
-    for name, elements in address_sets(intent).items():
-        blocks.append(text.set_of(name, f"ipv{name[-1]}_addr . inet_service", elements))
+    for name in addresses(intent):
+        blocks.append(text.set_of(name, f"ipv{name[-1]}_addr . inet_service", ()))
     if intent.nameservers:
         for version in (4, 6):
             found = tuple(str(address) for address in intent.nameservers if address.version == version)

@@ -33,10 +33,11 @@ class CaptureStatus:
     error: str = ""
 
 
-def describe(intent: Intent, state: Mapping[str, Any]) -> CaptureStatus:
+def describe(intent: Intent, state: Mapping[str, Any], digest: str) -> CaptureStatus:
+    """``digest`` is that of the ruleset which ``intent`` was rendered to."""
     status = CaptureStatus(
         active=intent.mode is Mode.ACTIVE,
-        in_sync=state["digest"] == nft.render(intent).digest,
+        in_sync=state["digest"] == digest,
         ports=tuple(sorted((*intent.counted_ports, *intent.strict_ports))),
         strict_ports=intent.strict_ports,
         captured=intent.captured,

@@ -12,7 +12,7 @@ from meshagent.model.address import IPAddress, parse_ip
 
 
 class Sync(StrEnum):
-    """How the kernel compares with what it returned right after our own apply."""
+    """How the kernel's table compares with what was put there (the guard's own words)."""
 
     EQUAL = "equal"
     CHANGED = "changed"
@@ -40,13 +40,6 @@ class RuleCount:
     chain: str
     reason: str
     packets: int
-
-
-def compare(listing: str | None, expected: str) -> Sync:
-    """``expected`` is ``readback.digest`` of the listing right after our own apply; empty = there should be none."""
-    if listing is None:
-        return Sync.MISSING if expected else Sync.EQUAL
-    return Sync.EQUAL if readback.digest(listing) == expected else Sync.CHANGED
 
 
 def callers(listing: str | None) -> tuple[Caller, ...]:

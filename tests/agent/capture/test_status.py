@@ -13,14 +13,15 @@ def state(**changes: object) -> dict[str, object]:
 
 def test_in_sync_means_the_guard_holds_exactly_this_intent() -> None:
     intent = decided(Posture.STRICT, services=(declared("web", 80),))
-    assert not describe(intent, state()).in_sync
-    status = describe(intent, state(digest=nft.render(intent).digest))
+    digest = nft.render(intent).digest
+    assert not describe(intent, state(), digest).in_sync
+    status = describe(intent, state(digest=digest), digest)
     assert status.in_sync and status.active
     assert (status.ports, status.strict_ports) == ((80,), (80,))
 
 
 def test_observe_is_not_active() -> None:
-    assert not describe(decided(Posture.OBSERVE), state()).active
+    assert not describe(decided(Posture.OBSERVE), state(), "").active
 
 
 def test_the_guards_account_is_shown() -> None:
@@ -30,6 +31,6 @@ def test_the_guards_account_is_shown() -> None:
         pending={"until_at": 9.0, "note": {}},
         rolled_back={"at": 1.0, "reason": "not confirmed in time", "note": {}},
     )
-    status = with_state(describe(decided(Posture.OUTBOUND), state()), account)
+    status = with_state(describe(decided(Posture.OUTBOUND), state(), ""), account)
     assert (status.heals, status.bypassed_since, status.pending_confirm_until) == (2, 5.0, 9.0)
     assert status.rolled_back == "not confirmed in time"

@@ -3,8 +3,6 @@
 import json
 
 from meshagent.agent.capture import verify
-from meshagent.agent.capture.verify import Sync
-from meshagent.guard import readback
 
 
 def listing(*objects: dict[str, object]) -> str:
@@ -44,12 +42,3 @@ def test_rules_are_counted_with_their_reason() -> None:
 
 def test_no_table_means_nothing_to_tell() -> None:
     assert (verify.callers(None), verify.counts(None), verify.around_proxy(None)) == ((), (), 0)
-
-
-def test_equal_changed_and_missing_are_told_apart() -> None:
-    text = listing(rule("a", 1, "x"))
-    expected = readback.digest(text)
-    assert verify.compare(listing(rule("a", 99, "x")), expected) is Sync.EQUAL
-    assert verify.compare(listing(rule("b", 1, "x")), expected) is Sync.CHANGED
-    assert verify.compare(None, expected) is Sync.MISSING
-    assert verify.compare(None, "") is Sync.EQUAL
