@@ -1,7 +1,8 @@
 """A value that others can watch: how the parts of agent and hub hear of each other's news."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import operator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -10,11 +11,13 @@ T = TypeVar("T")
 class Latest(Generic[T]):
     """Holds the newest value; watchers see the newest, never a queue of old ones (they may miss intermediates).
 
-    Not thread-safe: set and watch on one event loop.
+    Not thread-safe: set and watch on one event loop. ``same`` tells whether a new value is no news: equality, or for
+    big values whose equal ones are shared, ``operator.is_``.
     """
 
-    def __init__(self, value: T) -> None:
+    def __init__(self, value: T, same: Callable[[Any, Any], Any] = operator.eq) -> None:
         self._value = value
+        self._same = same
         self._version = 0
         self._changed = asyncio.Event()
 
@@ -29,7 +32,7 @@ class Latest(Generic[T]):
 
     def set(self, value: T) -> None:
         """Publish ``value``; setting an equal value wakes nobody."""
-        if value == self._value:
+        if self._same(value, self._value):
             return
         self._value = value
         self._version += 1

@@ -6,7 +6,7 @@ explicit ServiceEntry for the same host name takes over: then its ports, address
 
 import math
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshagent.hub.registry.virtual import addresses_of
@@ -26,6 +26,7 @@ from meshagent.hub.store.rows import HostRow
 from meshagent.model.address import IPAddress, parse_ip
 from meshagent.model.identity import SpiffeId
 from meshagent.model.names import service_host
+from meshagent.model.service import ServiceProtocol
 from meshagent.protocol.announce import Announced, AnnouncedService
 
 
@@ -72,11 +73,12 @@ class MeshFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Workload:
+class Workload:
     """One place a service may run at, wherever it came from; ``port_names``: port name -> target port.
 
     ``order``: active before standby. Written places come as they are written, then hosts as they first served it.
-    ``serves`` False: it belongs to the service, but lets nobody in now.
+    ``serves`` False: it belongs to the service, but lets nobody in now. ``host`` and ``protocol``: the service's host
+    name and protocol where the place was announced.
     """
 
     name: str
@@ -86,29 +88,31 @@ class _Workload:
     port_names: Mapping[str, int] = field(default_factory=dict)
     order: float = 0.0
     serves: bool = True
+    host: str = ""
+    protocol: ServiceProtocol = ServiceProtocol.TCP
 
 
 #: Which enrolled host holds an address with a SPIFFE ID.
-_Holders = Mapping[tuple[IPAddress, str], LiveHost]
+Holders = Mapping[tuple[IPAddress, str], LiveHost]
 
 
 def assemble(facts: MeshFacts) -> MeshState:
     """One value, sorted, so that equal facts in any order give equal states."""
-    announced = [_announced_workload(facts, host, s) for host in facts.hosts for s in host.accepted]
+    announced = [announced_workload(facts, host, s) for host in facts.hosts for s in host.accepted]
     explicit = _explicit(facts, announced)
-    implicit = _implicit(facts, announced, taken=explicit.keys())
+    implicit = implicit_services(facts, announced, taken=explicit.keys())
     services = sorted([*explicit.values(), *implicit], key=lambda s: s.host)
     return MeshState(
         trust_domain=facts.trust_domain,
         zone=facts.zone,
         root_namespace=facts.root_namespace,
         services=tuple(services),
-        hosts=tuple(sorted((_host_view(facts, h) for h in facts.hosts), key=lambda h: h.name)),
+        hosts=tuple(sorted((host_view(facts, h) for h in facts.hosts), key=lambda h: h.name)),
         peer_authentications=facts.resources.peer_authentications,
     )
 
 
-def _host_view(facts: MeshFacts, host: LiveHost) -> HostView:
+def host_view(facts: MeshFacts, host: LiveHost) -> HostView:
     return HostView(
         name=host.row.name,
         namespace=host.row.namespace,
@@ -120,7 +124,7 @@ def _host_view(facts: MeshFacts, host: LiveHost) -> HostView:
     )
 
 
-def _announced_workload(facts: MeshFacts, host: LiveHost, service: AnnouncedService) -> _Workload:
+def announced_workload(facts: MeshFacts, host: LiveHost, service: AnnouncedService) -> Workload:
     declared = service.declared
     labels = tuple(sorted({"app": declared.name, **dict(declared.labels)}.items()))
     endpoint = MeshEndpoint(
@@ -139,34 +143,39 @@ def _announced_workload(facts: MeshFacts, host: LiveHost, service: AnnouncedServ
     )
     name = service_host(declared.name, host.row.namespace, facts.zone)
     order = host.since.get(name, math.inf)
-    return _Workload(declared.name, host.row.namespace, labels, endpoint, order=order, serves=host.serves)
+    return Workload(
+        declared.name,
+        host.row.namespace,
+        labels,
+        endpoint,
+        order=order,
+        serves=host.serves,
+        host=name,
+        protocol=declared.protocol,
+    )
 
 
 # --- services nobody wrote down: one for each announced name
 
 
-def _implicit(facts: MeshFacts, announced: Iterable[_Workload], taken: Container[str]) -> list[MeshService]:
-    by_host: dict[str, list[_Workload]] = defaultdict(list)
+def implicit_services(facts: MeshFacts, announced: Iterable[Workload], taken: Container[str]) -> list[MeshService]:
+    by_host: dict[str, list[Workload]] = defaultdict(list)
     for workload in announced:
-        by_host[service_host(workload.name, workload.namespace, facts.zone)].append(workload)
-    protocols = {
-        (service_host(s.declared.name, host.row.namespace, facts.zone), s.declared.port): s.declared.protocol
-        for host in facts.hosts
-        for s in host.accepted
-    }
-    return [
-        _service(
-            facts,
-            host,
-            workloads[0].name,
-            workloads[0].namespace,
-            ports=tuple(sorted({MeshPort(w.endpoint.port, protocols[host, w.endpoint.port]) for w in workloads})),
-            endpoints=[(w.order, w.endpoint) for w in workloads if w.serves],
-            accounts=[w.endpoint.spiffe_id for w in workloads],
-        )
-        for host, workloads in by_host.items()
-        if host not in taken
-    ]
+        by_host[workload.host].append(workload)
+    return [implicit_service(facts, host, workloads) for host, workloads in by_host.items() if host not in taken]
+
+
+def implicit_service(facts: MeshFacts, host: str, workloads: Sequence[Workload]) -> MeshService:
+    """The service that announcements of one name make; ``workloads`` has at least one."""
+    return _service(
+        facts,
+        host,
+        workloads[0].name,
+        workloads[0].namespace,
+        ports=tuple(sorted({MeshPort(w.endpoint.port, w.protocol) for w in workloads})),
+        endpoints=[(w.order, w.endpoint) for w in workloads if w.serves],
+        accounts=[w.endpoint.spiffe_id for w in workloads],
+    )
 
 
 def _service(
@@ -201,35 +210,51 @@ def _service(
 # --- ServiceEntries
 
 
-def _explicit(facts: MeshFacts, announced: list[_Workload]) -> dict[str, MeshService]:
-    """The oldest entry of a host name holds it, and the oldest entry of an address owns that."""
-    found: dict[str, MeshService] = {}
-    holders = {(address, _identity(facts, host)): host for host in facts.hosts for address in host.addresses}
-    entries = enumerate(facts.resources.workload_entries)
-    written = [_written_workload(facts, holders, entry, order) for order, entry in entries]
+def _explicit(facts: MeshFacts, announced: list[Workload]) -> dict[str, MeshService]:
+    places = Places(facts, announced)
+    return {
+        host: entry_service(facts, entry, host, claimed, places.chosen(entry))
+        for host, (entry, claimed) in entries_in_force(facts.resources).items()
+    }
+
+
+def entries_in_force(resources: ResourceViews) -> dict[str, tuple[ServiceEntryView, tuple[IPAddress, ...]]]:
+    """Service host name -> its entry and the addresses that it claims. The oldest entry of a host name holds it, and
+    the oldest entry of an address and port owns that."""
+    found: dict[str, tuple[ServiceEntryView, tuple[IPAddress, ...]]] = {}
     owned: set[tuple[IPAddress, int]] = set()
-    for entry in facts.resources.service_entries:
+    for entry in resources.service_entries:
         for host in entry.hosts:
-            if host in found:
-                continue
-            claimed = tuple(a for a in entry.addresses if not any((a, p.number) in owned for p in entry.ports))
-            owned.update((a, p.number) for a in claimed for p in entry.ports)
-            chosen = _chosen(facts, holders, entry, [*announced, *written])
-            found[host] = _entry_service(facts, entry, host, claimed, chosen)
+            if host not in found:
+                claimed = tuple(a for a in entry.addresses if not any((a, p.number) in owned for p in entry.ports))
+                owned.update((a, p.number) for a in claimed for p in entry.ports)
+                found[host] = entry, claimed
     return found
 
 
-def _chosen(
-    facts: MeshFacts, holders: _Holders, entry: ServiceEntryView, workloads: list[_Workload]
-) -> list[_Workload]:
-    if entry.selector:
-        wanted = set(entry.selector)
-        return [w for w in workloads if w.namespace == entry.namespace and wanted <= set(w.labels)]
-    return [_written_workload(facts, holders, endpoint, n) for n, endpoint in enumerate(entry.endpoints)]
+class Places:
+    """Where ServiceEntries may be served: announced workloads, WorkloadEntries, endpoints written in the entry."""
+
+    def __init__(self, facts: MeshFacts, announced: Iterable[Workload]) -> None:
+        self._facts = facts
+        self._holders: Holders = {(a, identity_of(facts, host)): host for host in facts.hosts for a in host.addresses}
+        entries = enumerate(facts.resources.workload_entries)
+        self._all = [*announced, *(written_workload(facts, self._holders, view, order) for order, view in entries)]
+
+    def chosen(self, entry: ServiceEntryView) -> list[Workload]:
+        """The places of one entry."""
+        if entry.selector:
+            return [w for w in self._all if selects(entry, w.namespace, w.labels)]
+        return [written_workload(self._facts, self._holders, view, n) for n, view in enumerate(entry.endpoints)]
 
 
-def _entry_service(
-    facts: MeshFacts, entry: ServiceEntryView, host: str, claimed: tuple[IPAddress, ...], chosen: list[_Workload]
+def selects(entry: ServiceEntryView, namespace: str, labels: Labels) -> bool:
+    """True when the entry's selector picks a workload with these labels."""
+    return bool(entry.selector) and namespace == entry.namespace and set(entry.selector) <= set(labels)
+
+
+def entry_service(
+    facts: MeshFacts, entry: ServiceEntryView, host: str, claimed: tuple[IPAddress, ...], chosen: list[Workload]
 ) -> MeshService:
     usable = [workload for workload in chosen if workload.serves or not entry.mesh]
     endpoints = [(w.order, _at_port(w, port, mtls=entry.mesh)) for port in entry.ports for w in usable]
@@ -247,7 +272,7 @@ def _entry_service(
     )
 
 
-def _at_port(workload: _Workload, port: EntryPort, *, mtls: bool) -> MeshEndpoint:
+def _at_port(workload: Workload, port: EntryPort, *, mtls: bool) -> MeshEndpoint:
     """The port on the wire: the endpoint's own for this port's name, else ``targetPort``, else the number (Istio).
 
     An announced service counts as having named its own port.
@@ -271,7 +296,7 @@ def _at_port(workload: _Workload, port: EntryPort, *, mtls: bool) -> MeshEndpoin
     )
 
 
-def _written_workload(facts: MeshFacts, holders: _Holders, view: WorkloadView, order: int) -> _Workload:
+def written_workload(facts: MeshFacts, holders: Holders, view: WorkloadView, order: int) -> Workload:
     """A WorkloadEntry; where an enrolled host of that identity holds the address, that host serves it."""
     spiffe_id = str(facts.spiffe_id(view.namespace, view.service_account)) if view.service_account else ""
     host = holders.get((view.address, spiffe_id))
@@ -287,8 +312,8 @@ def _written_workload(facts: MeshFacts, holders: _Holders, view: WorkloadView, o
         stale=host.stale if host else False,
     )
     serves = host is None or host.serves
-    return _Workload(view.name, view.namespace, view.labels, endpoint, dict(view.ports), order, serves)
+    return Workload(view.name, view.namespace, view.labels, endpoint, dict(view.ports), order, serves)
 
 
-def _identity(facts: MeshFacts, host: LiveHost) -> str:
+def identity_of(facts: MeshFacts, host: LiveHost) -> str:
     return str(facts.spiffe_id(host.row.namespace, host.row.service_account))

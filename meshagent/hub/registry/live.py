@@ -47,10 +47,23 @@ class Host:
     deadline: float | None = None
     stale: bool = False
     since: Mapping[str, float] = field(default_factory=dict)
+    _live: LiveHost | None = field(default=None, init=False, repr=False)
 
     def live(self) -> LiveHost:
-        """As the mesh is assembled from it."""
-        return LiveHost(self.row, self.announced, self.accepted, self.session is not None, self.stale, self.since)
+        """As the mesh is assembled from it; the same object until something in it changes."""
+        known, connected = self._live, self.session is not None
+        if (
+            known is None
+            or known.row is not self.row
+            or known.announced is not self.announced
+            or known.accepted is not self.accepted
+            or known.connected is not connected
+            or known.stale is not self.stale
+            or known.since is not self.since
+        ):
+            known = LiveHost(self.row, self.announced, self.accepted, connected, self.stale, self.since)
+            self._live = known
+        return known
 
     def name_of(self, service: AnnouncedService, zone: str) -> str:
         """The service's host name in the mesh."""

@@ -17,7 +17,8 @@ import structlog
 
 from meshagent.hub.registry import kept
 from meshagent.hub.registry.admission import Announcer, Verdict, admit
-from meshagent.hub.registry.assemble import LiveHost, MeshFacts, assemble
+from meshagent.hub.registry.assemble import LiveHost, MeshFacts
+from meshagent.hub.registry.incremental import Assembler
 from meshagent.hub.registry.leases import GRACE, Lease, expire, first_grace
 from meshagent.hub.registry.live import Host, Session, SessionEnded, rivals, row_after, since_after
 from meshagent.hub.registry.publishing import Publishing
@@ -64,6 +65,7 @@ class Registry:
         self._deciding = asyncio.Lock()
         self._wake = asyncio.Event()
         self.state: Latest[MeshState] = Latest(MeshState(settings.trust_domain, settings.zone, settings.root_namespace))
+        self._assembler = Assembler()
         self._publishing = Publishing(self.state, self._assemble)
 
     # --- start and run
@@ -332,7 +334,7 @@ class Registry:
         self._publishing.soon()
 
     def _assemble(self) -> MeshState:
-        return assemble(self._facts())
+        return self._assembler.update(self._facts())
 
     def _facts(self) -> MeshFacts:
         return MeshFacts(

@@ -1,31 +1,49 @@
 """From the mesh's state to every host's snapshot, each resource built and serialised once.
 
-Three layers, each kept as long as its frozen input is equal:
-per service (cluster, endpoints, routes, listeners) -> per kind of host (all services merged; with or without IPv6)
--> per scope (what a host serves; hosts that serve nothing share one). A change of one service builds that service anew,
-and a map in which nothing changed stays the same object: the publisher skips it without looking inside.
+Three layers: per service (cluster, endpoints, routes, listeners) -> per kind of host (all services merged; with or
+without IPv6) -> per host, its own part above (what it serves; hosts with equal parts share one). A change costs what
+it touches: that service is built anew, the merged maps are patched, the hosts that serve it get their part anew. A map
+in which nothing changed stays the same object, so the publisher skips it without looking inside; snapshots are put
+together when somebody asks for one.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
 from meshagent.hub.snapshot import clusters, endpoints, listeners, naming, routes
+from meshagent.hub.snapshot.merge import BuiltService, Change, Resources, merged
 from meshagent.hub.snapshot.messages import entry
-from meshagent.hub.snapshot.names import name_table
 from meshagent.hub.snapshot.policy import host_policy
-from meshagent.hub.snapshot.view import Scope, mesh_addresses, scope_of, served_by_host
-from meshagent.hub.state import MeshService, MeshState
+from meshagent.hub.snapshot.view import Scope, Served, mesh_addresses, scope_of, served_of
+from meshagent.hub.state import HostView, MeshService, MeshState
 from meshagent.protocol.entry import Entry, Snapshot
-from meshagent.protocol.types import CDS, EDS, HOST_POLICY, LDS, NDS, RDS, SINGLETON_NAMES
-
-Resources = Mapping[str, Mapping[str, Entry]]
-_ENVOY = (CDS, EDS, LDS, RDS)
-
+from meshagent.protocol.types import CDS, EDS, HOST_POLICY, LDS, RDS
 
 #: A type's map below, and the same with a host's own part above it.
 _Overlay = tuple[Mapping[str, Entry], Mapping[str, Entry]]
+
+#: Service host name and port -> the service and the endpoint by which a host serves it.
+_ServedHere = Mapping[tuple[str, int], Served]
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A host's own resources, and for each type with some what tells equal ones apart."""
+
+    resources: Resources
+    keys: Mapping[str, Hashable]
+
+
+@dataclass(frozen=True, slots=True)
+class _HostPart:
+    """Everything of one host's snapshot that isn't the services themselves."""
+
+    view: HostView
+    ipv6: bool
+    own: _Own
+    policy: Mapping[str, Entry]
 
 
 @dataclass(slots=True)
@@ -33,93 +51,130 @@ class Builder:
     """Keeps what it built for the last state. ``update`` with a new state, then ``snapshot`` for each host."""
 
     state: MeshState = field(default_factory=MeshState)
-    _services: dict[str, tuple[MeshService, Resources]] = field(default_factory=dict)
-    _kinds: dict[bool, Resources] = field(default_factory=dict)
-    _own: dict[Scope, Resources] = field(default_factory=dict)
+    _services: dict[str, BuiltService] = field(default_factory=dict)
+    _kinds: Mapping[bool, Resources] = field(default_factory=dict)
+    _served: dict[str, _ServedHere] = field(default_factory=dict)
+    _hosts: dict[str, _HostPart] = field(default_factory=dict)
+    _own: dict[Scope, _Own] = field(default_factory=dict)
     _overlays: dict[Hashable, _Overlay] = field(default_factory=dict)
     _snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
     def update(self, state: MeshState) -> None:
-        """Take the new state; what did not change keeps its bytes. Costs the changed services and a walk over all.
+        """Take the new state. Costs the changed services, the hosts that serve them, and a glance at all others.
 
         When it raises, everything stays as it was.
         """
-        before = self.state
-        services, kinds = self._services, self._kinds
-        if not kinds or (before.services, before.trust_domain) != (state.services, state.trust_domain):
-            known = services if before.trust_domain == state.trust_domain else {}
-            services = {s.host: _service(s, known.get(s.host), state.trust_domain) for s in state.services}
-            kinds = {ipv6: _kind(services.values(), ipv6, kinds.get(ipv6)) for ipv6 in (False, True)}
-        served = served_by_host(state)
-        own: dict[Scope, Resources] = {}
-        overlays: dict[Hashable, _Overlay] = {}
-        snapshots: dict[str, Snapshot] = {}
-        for host in state.hosts:
-            serving = served.get(host.name, ())
-            scope = scope_of(state.trust_domain, host, serving)
-            own[scope] = own.get(scope) or self._own.get(scope) or scope_resources(scope)
-            layered = self._layered(kinds, 6 in scope.families, own[scope], overlays)
-            policy = {host.name: entry(host_policy(state, host, serving))}
-            snapshots[host.name] = _keep(self._snapshots.get(host.name), {**layered, HOST_POLICY: policy})
-        self.state, self._services, self._kinds = state, services, kinds
-        self._own, self._overlays, self._snapshots = own, overlays, snapshots
+        afresh = state.trust_domain != self.state.trust_domain
+        known = {} if afresh else self._services
+        changes = list(_changes(known, state))
+        services = {**known}
+        for change in changes:
+            if change.new:
+                services[change.host] = change.new
+            else:
+                del services[change.host]
+        before = {} if afresh else self._kinds
+        kinds = {ipv6: merged(services, changes, ipv6, before.get(ipv6)) for ipv6 in (False, True)}
+        served, touched = _serving({} if afresh else self._served, changes)
+        ruled = (self.state.peer_authentications, self.state.root_namespace)
+        all_anew = afresh or ruled != (state.peer_authentications, state.root_namespace)
+        hosts = {}
+        for view in state.hosts:
+            part = self._hosts.get(view.name)
+            if part is None or all_anew or view.name in touched or part.view != view:
+                part = self._part(state, view, tuple(served.get(view.name, {}).values()), part)
+            hosts[view.name] = part
+        self.state, self._services, self._kinds, self._served, self._hosts = state, services, kinds, served, hosts
+        self._forget()
 
     def snapshot(self, host_name: str) -> Snapshot:
         """Everything for one host; the same object as last time when nothing changed for it.
 
         A host the state doesn't hold gets ``{}``: nothing is known, so nothing it has is taken away.
         """
-        return self._snapshots.get(host_name, {})
+        part = self._hosts.get(host_name)
+        if part is None:
+            return {}
+        new = {**self._layered(part), HOST_POLICY: part.policy}
+        before = self._snapshots.get(host_name, {})
+        if len(before) == len(new) and all(before.get(type_url) is new[type_url] for type_url in new):
+            return before
+        self._snapshots[host_name] = new
+        return new
 
     def knows(self, host_name: str) -> bool:
         """True when the state holds the host."""
-        return host_name in self._snapshots
+        return host_name in self._hosts
 
-    def _layered(
-        self, kinds: Mapping[bool, Resources], ipv6: bool, own: Resources, overlays: dict[Hashable, _Overlay]
-    ) -> Resources:
+    def _part(
+        self, state: MeshState, view: HostView, serving: tuple[Served, ...], before: _HostPart | None
+    ) -> _HostPart:
+        scope = scope_of(state.trust_domain, view, serving)
+        own = self._own.get(scope)
+        if own is None:
+            own = self._own[scope] = _own(scope_resources(scope))
+        policy: Mapping[str, Entry] = {view.name: entry(host_policy(state, view, serving))}
+        if before is not None and before.policy == policy:
+            policy = before.policy
+        return _HostPart(view, 6 in scope.families, own, policy)
+
+    def _layered(self, part: _HostPart) -> Resources:
         """All services with a host's own part above; hosts whose own part is equal share the map."""
-        below = kinds[ipv6]
+        below = self._kinds[part.ipv6]
         layered = dict(below)
-        for type_url, mine in own.items():
-            if mine:
-                key = (ipv6, type_url, frozenset((name, e.version) for name, e in mine.items()))
-                known = overlays.get(key) or self._overlays.get(key)
-                if known is None or known[0] is not below[type_url]:
-                    known = (below[type_url], {**below[type_url], **mine})
-                overlays[key] = known
-                layered[type_url] = known[1]
+        for type_url, key in part.own.keys.items():
+            known = self._overlays.get((part.ipv6, type_url, key))
+            if known is None or known[0] is not below[type_url]:
+                known = (below[type_url], {**below[type_url], **part.own.resources[type_url]})
+                self._overlays[part.ipv6, type_url, key] = known
+            layered[type_url] = known[1]
         return layered
 
-
-def _service(
-    service: MeshService, known: tuple[MeshService, Resources] | None, trust_domain: str
-) -> tuple[MeshService, Resources]:
-    if known is not None and known[0] == service:
-        return known
-    return service, service_resources(service, trust_domain)
-
-
-def _kind(services: Collection[tuple[MeshService, Resources]], ipv6: bool, before: Resources | None) -> Resources:
-    """All services, for hosts with or without IPv6. Two that claim one address and port: the first keeps it."""
-    merged: dict[str, dict[str, Entry]] = {type_url: {} for type_url in _ENVOY}
-    merged[CDS] |= _NO_SERVICE
-    merged[LDS] |= _VIRTUAL_OUTBOUND if ipv6 else _VIRTUAL_OUTBOUND4
-    for service, resources in services:
-        for type_url in (CDS, EDS, RDS):
-            merged[type_url].update(resources[type_url])
-        for name in listener_names(service, ipv6):
-            merged[LDS].setdefault(name, resources[LDS][name])
-    table = entry(name_table((service for service, _ in services), ipv6))
-    return _keep(before, {**merged, NDS: {SINGLETON_NAMES[NDS]: table}})
+    def _forget(self) -> None:
+        """Let go of what no host has any more, now and then."""
+        for name in self._snapshots.keys() - self._hosts.keys():
+            del self._snapshots[name]
+        if len(self._own) > 2 * len(self._hosts) + 16:
+            used = {id(part.own) for part in self._hosts.values()}
+            self._own = {scope: own for scope, own in self._own.items() if id(own) in used}
+        if len(self._overlays) > 6 * len(self._hosts) + 16:
+            self._overlays = {}
 
 
-def _keep(before: Resources | None, new: Resources) -> Resources:
-    """``new``, with every map (and if possible the whole) that equals the one before replaced by the latter."""
-    if before is None:
-        return new
-    kept = {t: before[t] if t in before and before[t] == new[t] else new[t] for t in new}
-    return before if len(before) == len(kept) and all(before.get(t) is kept[t] for t in kept) else kept
+def _changes(known: Mapping[str, BuiltService], state: MeshState) -> Iterable[Change]:
+    """Services that are new, different or gone; the new ones built."""
+    seen = set()
+    for service in state.services:
+        seen.add(service.host)
+        old = known.get(service.host)
+        if old is None or (old.service is not service and old.service != service):
+            new = BuiltService(service, service_resources(service, state.trust_domain))
+            yield Change(service.host, old, new)
+    for host in known.keys() - seen:
+        yield Change(host, known[host], None)
+
+
+def _serving(
+    before: Mapping[str, _ServedHere], changes: Iterable[Change]
+) -> tuple[dict[str, _ServedHere], frozenset[str]]:
+    """Who serves what after ``changes``, and the hosts for which that is not what it was."""
+    served: dict[str, _ServedHere] = {**before}
+    touched: set[str] = set()
+    for change in changes:
+        old = served_of(change.old.service) if change.old else {}
+        new = served_of(change.new.service) if change.new else {}
+        for host in old.keys() | new.keys():
+            left = {key: each for key, each in served.get(host, {}).items() if key[0] != change.host}
+            served[host] = {**left, **new.get(host, {})}
+            touched.add(host)
+            if not served[host]:
+                del served[host]
+    return served, frozenset(touched)
+
+
+def _own(resources: Resources) -> _Own:
+    keys = {t: frozenset((name, e.version) for name, e in mine.items()) for t, mine in resources.items() if mine}
+    return _Own(resources, keys)
 
 
 def service_resources(service: MeshService, trust_domain: str) -> Resources:
@@ -134,12 +189,6 @@ def service_resources(service: MeshService, trust_domain: str) -> Resources:
     }
 
 
-def listener_names(service: MeshService, ipv6: bool) -> list[str]:
-    """The service's listeners on a host with or without IPv6."""
-    addresses = mesh_addresses(service, ipv6)
-    return [naming.listener(address, port.number) for port in service.ports for address in addresses]
-
-
 def scope_resources(scope: Scope) -> Resources:
     """A host's own part: where peers come in, and from there to its processes."""
     families = scope.families if scope.serves else ()
@@ -152,8 +201,3 @@ def scope_resources(scope: Scope) -> Resources:
 
 def _entries(messages: Iterable[Message]) -> dict[str, Entry]:
     return {message.name: entry(message) for message in messages}  # type: ignore[attr-defined]
-
-
-_NO_SERVICE = _entries((clusters.black_hole(), clusters.passthrough()))
-_VIRTUAL_OUTBOUND4 = _entries([listeners.virtual_outbound(4)])
-_VIRTUAL_OUTBOUND = _entries(listeners.virtual_outbound(family) for family in (4, 6))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from meshagent.hub.state import HostView, MeshEndpoint, MeshService, MeshState
+from meshagent.hub.state import HostView, MeshEndpoint, MeshService
 from meshagent.model.address import IPAddress, parse_ip
 from meshagent.model.service import ServiceProtocol
 
@@ -57,15 +57,14 @@ class Scope:
 Served = tuple[MeshService, MeshEndpoint]
 
 
-def served_by_host(state: MeshState) -> dict[str, tuple[Served, ...]]:
-    """Host name -> every port of every service that it serves to the mesh, each (service, port) once."""
+def served_of(service: MeshService) -> dict[str, dict[tuple[str, int], Served]]:
+    """Host name -> every port of the service that it serves to the mesh, once: the first endpoint counts."""
     found: dict[str, dict[tuple[str, int], Served]] = {}
-    for service in state.services:
-        for endpoint in service.endpoints:
-            if endpoint.host_name and endpoint.spiffe_id:
-                of_host = found.setdefault(endpoint.host_name, {})
-                of_host.setdefault((service.host, endpoint.port), (service, endpoint))
-    return {host: tuple(served.values()) for host, served in found.items()}
+    for endpoint in service.endpoints:
+        if endpoint.host_name and endpoint.spiffe_id:
+            of_host = found.setdefault(endpoint.host_name, {})
+            of_host.setdefault((service.host, endpoint.port), (service, endpoint))
+    return found
 
 
 def scope_of(trust_domain: str, host: HostView, served: Iterable[Served]) -> Scope:
