@@ -104,6 +104,8 @@ def _capture_line(capture: dict[str, Any]) -> str:
         line += ", declared ports " + " ".join(str(port) for port in capture["ports"])
     if capture["pending_confirm_until"]:
         line += f", rolls back in {left(capture['pending_confirm_until'])} unless: meshagent confirm"
+    if last := capture["restored"]:
+        line += f", restored at {last['at']} after {last['name']} (pid {last['pid']}): {last['what']}"
     return line
 
 

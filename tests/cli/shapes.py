@@ -44,6 +44,7 @@ STATUS = {
         "pending_confirm_until": (Time, NONE),
         "bypassed_since": (Time, NONE),
         "rolled_back": (dict, NONE),
+        "restored": (dict, NONE),
         "suspended_since": (Time, NONE),
         "around_proxy": int,
     },

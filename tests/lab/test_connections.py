@@ -201,6 +201,13 @@ def leaving(mesh: Mesh, host: Host) -> Program:
     return program
 
 
+def flush_and_heal(host: Host) -> None:
+    """As Debian's nftables.service does on every reload; our table is the guard's own, the anchor is put back."""
+    for _ in range(3):
+        host.run(["nft", "flush", "ruleset"])
+        wait_until(lambda: "meshagent_anchor" in host.run(["nft", "list", "tables"]).stdout, 5)
+
+
 def posture(mesh: Mesh, host: Host, wanted: str) -> None:
     host.meshagent("posture", wanted, "--confirm", "0")
     wait_until(lambda: mesh.status(host)["posture"] == wanted, 10)
@@ -227,6 +234,7 @@ def live_on_and_leave(mesh: Mesh, servers: Servers) -> None:
         with all_going_on(opened(mesh, web, servers)) as of_web:
             every = [*of_shop, *of_web]
             for name, step in (
+                ("all rules are flushed", lambda: flush_and_heal(web)),
                 ("strict", lambda: posture(mesh, cache, "strict")),
                 ("outbound", lambda: posture(mesh, web, "outbound")),
                 ("a service goes", lambda: cache.meshagent("service", "remove", "bulk")),

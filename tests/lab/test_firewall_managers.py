@@ -6,6 +6,7 @@ Each manager does the same on a host without us; what it made there and what it 
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from meshagent.model.posture import Posture
 from tests.agent.capture.stand import VIRTUAL, Stand, make_stand, mesh, service
 from tests.lab import firewalls
 from tests.lab.firewalls import Firewalld, Step
+from tests.lab.mesh import open_mesh
 
 pytestmark = pytest.mark.root
 
@@ -113,3 +115,18 @@ def disturb(stand: Stand, policy: FailurePolicy, after: str) -> None:
     assert not ours(stand), after
     firewalls.require_undisturbed(before, firewalls.theirs(stand.host, counted=True))
     capture(stand, policy)
+
+
+def test_status_and_log_name_who_took_our_rules_away(envoy: Path) -> None:
+    with open_mesh((4,)) as mesh:
+        web = mesh.lab.host("web")
+        config = web.root / "etc/meshagent/agent.yaml"
+        config.parent.mkdir(parents=True)
+        config.write_text("capture: {on_proxy_failure: closed}\n")
+        mesh.join_all((web, []))
+        assert mesh.status(web)["capture"]["restored"] is None
+        web.run(["nft", "flush", "ruleset"])
+        restored = wait_until(lambda: mesh.status(web)["capture"]["restored"], 10)
+        assert (restored["name"], restored["what"]) == ("nft", "table removed")
+        assert f"after nft (pid {restored['pid']}): table removed" in web.meshagent("status").stdout
+        assert f'restored pid={restored["pid"]} name=nft what="table removed"' in mesh.agents["web"].text()

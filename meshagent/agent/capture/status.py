@@ -9,6 +9,20 @@ from meshagent.agent.capture.values import Intent, Mode, RefusedClaim, Spared
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """Rules of ours that another program took away and the guard put back: how often, and the last time.
+
+    ``at`` is seconds since the epoch; ``pid`` and ``name`` are the program's as the kernel told, ``what`` it did.
+    """
+
+    count: int
+    at: float
+    pid: int
+    name: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureStatus:
     """What ``status`` shows. Times are seconds since the epoch, None where there is nothing to say.
 
@@ -29,7 +43,7 @@ class CaptureStatus:
     pending_confirm_until: float | None = None
     bypassed_since: float | None = None
     rolled_back: str | None = None
-    heals: int = 0
+    restored: Restored | None = None
     error: str = ""
 
 
@@ -52,7 +66,7 @@ def with_state(status: CaptureStatus, state: Mapping[str, Any]) -> CaptureStatus
     return replace(
         status,
         owned=state["owned"],
-        heals=state["heals"],
+        restored=Restored(state["heals"], **state["last_heal"]) if state["last_heal"] else None,
         bypassed_since=bypass["since_at"] if bypass else None,
         pending_confirm_until=pending["until_at"] if pending else None,
         rolled_back=undone["reason"] if undone else None,

@@ -1,11 +1,12 @@
 """The answer to ``status``: one document from what every part knows. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from meshagent.agent.capture.controller import CaptureStatus
+from meshagent.agent.capture.status import Restored
 from meshagent.agent.capture.verify import Caller
 from meshagent.agent.envoy.state import ProxyState
 from meshagent.agent.identity.keystore import Enrolment
@@ -107,7 +108,12 @@ def _capture(status: CaptureStatus) -> dict[str, Any]:
         "pending_confirm_until": from_epoch(status.pending_confirm_until),
         "bypassed_since": from_epoch(status.bypassed_since),
         "rolled_back": status.rolled_back,
+        "restored": _restored(status.restored),
     }
+
+
+def _restored(found: Restored | None) -> dict[str, Any] | None:
+    return {**asdict(found), "at": from_epoch(found.at)} if found else None
 
 
 def _service(service: DeclaredService, known: Known) -> dict[str, Any]:

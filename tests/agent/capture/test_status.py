@@ -1,14 +1,14 @@
 """What ``status`` says about capture."""
 
 from meshagent.agent.capture import nft
-from meshagent.agent.capture.status import describe, with_state
+from meshagent.agent.capture.status import Restored, describe, with_state
 from meshagent.model.posture import Posture
 from tests.agent.capture.builders import decided, declared
 
 
 def state(**changes: object) -> dict[str, object]:
-    quiet = {"digest": "", "owned": True, "heals": 0, "bypasses": {}, "pending": None, "rolled_back": None}
-    return quiet | changes
+    quiet = {"digest": "", "owned": True, "heals": 0, "last_heal": None, "bypasses": {}}
+    return quiet | {"pending": None, "rolled_back": None} | changes
 
 
 def test_in_sync_means_the_guard_holds_exactly_this_intent() -> None:
@@ -27,10 +27,12 @@ def test_observe_is_not_active() -> None:
 def test_the_guards_account_is_shown() -> None:
     account = state(
         heals=2,
+        last_heal={"at": 7.0, "pid": 42, "name": "ufw", "what": "table removed"},
         bypasses={"proxy": {"since_at": 5.0, "reason": "x"}, "resolver": {"since_at": 1.0, "reason": "y"}},
         pending={"until_at": 9.0, "note": {}},
         rolled_back={"at": 1.0, "reason": "not confirmed in time", "note": {}},
     )
     status = with_state(describe(decided(Posture.OUTBOUND), state(), ""), account)
-    assert (status.heals, status.bypassed_since, status.pending_confirm_until) == (2, 5.0, 9.0)
+    assert (status.bypassed_since, status.pending_confirm_until) == (5.0, 9.0)
+    assert status.restored == Restored(2, 7.0, 42, "ufw", "table removed")
     assert status.rolled_back == "not confirmed in time"
