@@ -17,6 +17,7 @@ from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.here import resolve_hubs
 from meshagent.agent.identity.keystore import Keystore
 from meshagent.agent.judge.connections import concerned
+from meshagent.agent.judge.firewalls import Firewall, judge_firewalls
 from meshagent.agent.judge.risks import Risk, login_risk
 from meshagent.agent.judge.spared import never_captured
 from meshagent.agent.judge.sysctls import judge_sysctls
@@ -27,7 +28,7 @@ from meshagent.config.load import read_agent_config
 from meshagent.config.services import load_services
 from meshagent.config.settings import AgentConfig, DnsMode
 from meshagent.machine import facts as machine_facts
-from meshagent.machine import login, netlink, sockets, sysctls, users
+from meshagent.machine import firewalls, login, netlink, sockets, sysctls, users
 from meshagent.machine.sockets import Connection, Listener
 from meshagent.model.address import HostPort, IPAddress, MeshAddress, parse_ip
 from meshagent.model.paths import Paths
@@ -78,6 +79,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "direct": [{"what": what, "reason": why} for what, why in never_captured(host.facts, host.session)],
         "connections": list(_connections(intent, host)),
         "risks": [{"risk": risk.name, "text": risk.text, "mend": risk.mend} for risk in risks],
+        "firewalls": [asdict(judged) for judged in _firewalls()],
         "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
         "warnings": [*_switched_off(paths), *_warnings(intent, services, host.listening)],
         "changes": list(_changes(paths, intent, host.new_user, running=bool(live))),
@@ -121,6 +123,11 @@ def _session(
         if server is not None and each.local_port in ports and not each.remote_ip.is_loopback:
             return Session(each.local_port, each.remote_ip, each.remote_port, server.name)
     return Session() if ssh is not None else None
+
+
+def _firewalls() -> tuple[Firewall, ...]:
+    found = firewalls.read()
+    return judge_firewalls(found.nft, found.saved, found.managers, found.zone, found.flushes)
 
 
 def _hub_addresses(

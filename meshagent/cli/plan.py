@@ -65,6 +65,10 @@ def _draw(planned: dict[str, Any]) -> None:
         click.echo()
         rows = [(c["local"], c["remote"], c["process"], c["effect"]) for c in planned["connections"]]
         _cut(("OPEN CONNECTION", "PEER", "PROGRAM", "WHAT HAPPENS"), rows)
+    for firewall in planned["firewalls"]:
+        click.echo(f"\nfirewall {firewall['name']}: {firewall['text']}")
+        if firewall["allow"]:
+            click.echo(f"  let mesh peers in with: {firewall['allow']}")
     click.echo()
     settings_read = [(s["name"], s["value"], s["text"]) for s in planned["sysctls"]]
     render.table(("KERNEL SETTING", "NOW", "READ, NEVER CHANGED"), settings_read)

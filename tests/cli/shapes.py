@@ -75,6 +75,7 @@ PLAN = {
     "spared": SPARED,
     "direct": [{"what": TEXT, "reason": TEXT}],
     "connections": [{"local": TEXT, "remote": TEXT, "process": TEXT, "pid": int, "effect": TEXT}],
+    "firewalls": [{"name": TEXT, "verdict": TEXT, "text": TEXT, "allow": TEXT}],
     "sysctls": [{"name": TEXT, "value": int, "verdict": TEXT, "text": TEXT}],
     "risks": [{"risk": TEXT, "text": TEXT, "mend": TEXT}],
     "warnings": [TEXT],
