@@ -316,6 +316,7 @@ class Agent:
                 kept=self.kept,
                 rotator=self.rotator,
                 announcer=self.announcer,
+                proxy=self.proxy,
                 known=self._known,
                 stop=self._stop,
                 hub_addresses=lambda: self.here.facts.value.hub_addresses,

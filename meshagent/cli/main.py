@@ -26,6 +26,7 @@ COMMANDS = {
     "service": ("service", "service"),
     "capture": ("capture", "capture"),
     "certs": ("host", "certs"),
+    "proxy": ("proxy", "proxy"),
     "hub": ("hub", "hub"),
     "demo": ("demo", "demo"),
 }

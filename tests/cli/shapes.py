@@ -233,7 +233,44 @@ RESOURCES = {
 ERROR = {"error": {"code": TEXT, "message": TEXT, "hint": TEXT}}
 
 #: As docs/cli.md names them; ``demo`` is checked by the demo's own tests.
+PARENT = {"pid": int, "epoch": int, "version": TEXT, "since": Time, "connections": (int, NONE)}
+PROXY_RESTART = {
+    "pid": (int, NONE),
+    "version": TEXT,
+    "epoch": int,
+    "ready": FLAG,
+    "restarts": int,
+    "since": (Time, NONE),
+    "adopted": FLAG,
+    "crash_loop": FLAG,
+    "upgrade": (TEXT, NONE),
+    "parent": (PARENT, NONE),
+}
+PROXY_SHOW = {
+    **PROXY_RESTART,
+    "uptime": (int, NONE),
+    "connections": (int, NONE),
+    "memory_allocated": (int, NONE),
+    "memory_reserved": (int, NONE),
+}
+PROXY_CONFIG = {"configs": [dict]}
+PROXY_ENDPOINT = {
+    "address": TEXT,
+    "port": int,
+    "healthy": FLAG,
+    "priority": int,
+    "active": int,
+    "total": int,
+    "failed": int,
+}
+PROXY_CLUSTERS = {"clusters": [{"name": TEXT, "endpoints": [PROXY_ENDPOINT]}]}
+PROXY_LOG_LEVEL = {"loggers": {...: TEXT}}
 DOCUMENTED = {
+    "proxy show": PROXY_SHOW,
+    "proxy restart": PROXY_RESTART,
+    "proxy config": PROXY_CONFIG,
+    "proxy clusters": PROXY_CLUSTERS,
+    "proxy log-level": PROXY_LOG_LEVEL,
     "status": STATUS,
     "enroll": ENROLL,
     "plan": PLAN,
@@ -294,7 +331,7 @@ def _is_time(answer: Any) -> bool:
 def documented_keys(text: str) -> dict[str, set[str]]:
     """``docs/cli.md``'s shapes as paths of keys: ``{"peers": {"services", "services.host", …}}``."""
     section = text.split("## JSON shapes", 1)[1].split("\n## ", 1)[0]
-    entries = re.findall(r"^\* `([a-z ]+)`: ((?:.|\n(?!\*))+)", section, re.MULTILINE)
+    entries = re.findall(r"^\* `([a-z -]+)`: ((?:.|\n(?!\*))+)", section, re.MULTILINE)
     return {name: set(_paths("".join(re.findall(r"`([^`]*)`", body.split(";")[0])))) for name, body in entries}
 
 

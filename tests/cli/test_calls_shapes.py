@@ -22,6 +22,10 @@ ON_THE_HOST = {
     "service list": shapes.SERVICE_LIST,
     "capture show": shapes.CAPTURE_SHOW,
     "capture verify": shapes.CAPTURE_VERIFY,
+    "proxy show": shapes.PROXY_SHOW,
+    "proxy config": shapes.PROXY_CONFIG,
+    "proxy clusters": shapes.PROXY_CLUSTERS,
+    "proxy log-level": shapes.PROXY_LOG_LEVEL,
     "capture off": shapes.CAPTURE_SWITCH,
     "capture on": shapes.CAPTURE_SWITCH,
 }

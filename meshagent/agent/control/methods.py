@@ -11,7 +11,9 @@ from typing import Any
 from meshagent.agent.capture.controller import CaptureController
 from meshagent.agent.capture.suspension import Suspension
 from meshagent.agent.control.peers import build_peers
+from meshagent.agent.control.proxy import ProxyMethods
 from meshagent.agent.control.status import Known, build_status, from_epoch, rfc3339
+from meshagent.agent.envoy.process import Proxy
 from meshagent.agent.identity.rotator import Rotator
 from meshagent.agent.kept import Kept
 from meshagent.agent.relay.relay import Relay
@@ -45,6 +47,7 @@ class Parts:
     kept: Kept
     rotator: Rotator
     announcer: Announcer
+    proxy: Proxy
     known: Callable[[], "asyncio.Future[Known] | Any"]
     stop: asyncio.Event
     hub_addresses: Callable[[], Collection[IPAddress]]
@@ -72,6 +75,7 @@ class Methods:
             "certs.rotate": self.certs_rotate,
             "plan.facts": self.plan_facts,
             "leave": self.leave,
+            **ProxyMethods(self._parts.proxy).table(),
         }
 
     async def status(self, _params: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,16 @@ class Admin:
         """Certificates in use, never keys (``/certs``, ``envoy.admin.v3.Certificates``)."""
         return _object(await self._call("GET", "/certs"))
 
+    async def config_dump(self) -> Mapping[str, Any]:
+        """Everything it runs with, endpoints too; keys are masked by Envoy (``/config_dump?include_eds``)."""
+        return _object(await self._call("GET", "/config_dump?include_eds"))
+
+    async def logging(self, level: str = "") -> Mapping[str, str]:
+        """Logger -> level; ``level``, one of Envoy's words, is set for all of them first."""
+        text = (await self._call("POST", f"/logging?level={level}" if level else "/logging")).text
+        pairs = (line.split(":", 1) for line in text.splitlines() if line.startswith(" ") and ":" in line)
+        return {name.strip(): value.strip() for name, value in pairs}
+
     async def drain_listeners(self) -> None:
         """Stop taking connections politely; what is open goes on (``graceful&skip_exit``)."""
         await self._call("POST", "/drain_listeners?graceful&skip_exit")
