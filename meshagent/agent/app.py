@@ -33,6 +33,8 @@ from meshagent.agent.identity.rotator import Rotator
 from meshagent.agent.identity.sds import SdsServer
 from meshagent.agent.kept import Kept
 from meshagent.agent.names.server import NamesServer
+from meshagent.agent.ports import Taken, on_port
+from meshagent.agent.portwatch import PortWatch
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
@@ -55,6 +57,7 @@ from meshagent.machine.notify import notify
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
 from meshagent.model.paths import Paths
+from meshagent.model.ports import DNS, HBONE, OUTBOUND
 from meshagent.observe import log as logging
 from meshagent.protocol.node import NodeId, Workload, build_node
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
@@ -111,7 +114,8 @@ class Agent:
         await control.start()  # first: it is also what keeps a second agent away from this root
         down.push_async_callback(control.close)
         # Declared services are known before the first apply: rules of theirs that are in the kernel must never go.
-        await asyncio.gather(asyncio.to_thread(ensure_guard, self.paths), self.declared.refresh(), self.proxy.prepare())
+        guard = asyncio.to_thread(ensure_guard, self.paths)
+        await asyncio.gather(guard, self.declared.refresh(), self.proxy.prepare(), self.ports.look())
         await self.kept.start()
         for server in (self.sds, self.relay_server):
             await server.start()
@@ -127,6 +131,7 @@ class Agent:
     def _wire(self, config: AgentConfig) -> None:
         self.derived = Derived(self.enrolment, config)
         self.names_served: Latest[bool] = Latest(False)
+        self.taken: Latest[tuple[Taken, ...]] = Latest(())
         self._wire_identity(config)
         self._wire_relay(config)
         self._wire_services()
@@ -142,6 +147,15 @@ class Agent:
             self.tracker,
             self.clock,
         )
+        self.ports = PortWatch(
+            self.footprint.uid,
+            self.tracker,
+            self.taken,
+            self.proxy.state,
+            self.relay.unbound,
+            self.names_served,
+            self._bind_again,
+        )
         self.gates = Gates(self.guard, self.proxy.state, self.names_served, lambda: self.capture.decide().fail_open)
         self.derived.connect(
             Sources(
@@ -152,6 +166,7 @@ class Agent:
                 self.proxy.state,
                 self.capture.status,
                 self.names_served,
+                self.taken,
             )
         )
         self.reports = Reports(self.tracker, self.session.state, self.hub_clock, self.announcer.result)
@@ -175,7 +190,7 @@ class Agent:
         hubs = config.hub or self.enrolment.hub_addresses
         cache = Cache(self.paths.state / "config.cache", self.clock, self.tracker)
         self.cache, self.relay = cache, Relay(cache, self.tracker)
-        self.kept = Kept(self.paths.captured, self.guard, self.relay.taps, self.relay.settled)
+        self.kept = Kept(self.paths.captured, self.guard, self.relay.taps, self.relay.settled, self.taken)
         self.relay_server = RelayServer(self.relay, self.paths.xds_socket, self.footprint.gid)
         subscriber = Subscriber(build_node(self._workload(config)), (CDS, LDS, NDS, HOST_POLICY))
         subscriber.restore(self.relay.restore())
@@ -250,14 +265,27 @@ class Agent:
     async def _start_names(self, down: contextlib.AsyncExitStack) -> None:
         """Names are answered from last-known-good before the first query is captured; without them capture goes on."""
         self.derived.refresh_names()
+        down.push_async_callback(self.names.close)
+        await self._try_names()
+
+    async def _try_names(self) -> None:
         try:
             await self.names.start()
         except MeshagentError as error:
-            self.tracker.set("names-failed", error.message)
+            if error.code != "names-port-taken":  # of that the port watch speaks, and it knows by whom
+                self.tracker.set("names-failed", error.message)
             log.error("names are not served", error=error.message)
             return
-        down.push_async_callback(self.names.close)
+        self.tracker.clear("names-failed")
         self.names_served.set(True)
+
+    async def _bind_again(self) -> None:
+        """Whoever held a port of ours may have gone."""
+        taken = self.taken.value
+        if len(on_port(taken, OUTBOUND)) + len(on_port(taken, HBONE)) < len(self.relay.unbound.value):
+            self.relay.bind_again()
+        if not self.names_served.value and not on_port(taken, DNS):
+            await self._try_names()
 
     def _start_tasks(self, tasks: Supervisor) -> None:
         work = {
@@ -267,6 +295,7 @@ class Agent:
             "derived": self.derived.run,
             "cache": self.relay.run,
             "kept": self.kept.run,
+            "ports": self.ports.run,
             "session": self.session.run,
             "rotator": self.rotator.run,
             "declared": self.declared.run,

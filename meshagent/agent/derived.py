@@ -15,9 +15,11 @@ from meshagent.agent.identity.keystore import Enrolment
 from meshagent.agent.names.resolver import DnsPlan, ResolverFacts
 from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.agent.names.table import NameIndex, build_index
+from meshagent.agent.ports import Taken, on_port
 from meshagent.agent.services.announce import HostFacts as HostDescription
 from meshagent.config.settings import AgentConfig, CaptureConfig, DnsMode, Ipv6Mode
 from meshagent.model.names import NameTable
+from meshagent.model.ports import HBONE
 from meshagent.model.posture import Posture
 from meshagent.model.service import ServiceHealth
 from meshagent.runtime.latest import Latest, any_newer
@@ -27,7 +29,7 @@ PROXY_NOT_READY = ServiceHealth(False, "the proxy is not ready")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the values are made from. ``names_served``: the agent's resolver has its sockets."""
+    """What the values are made from. ``names_served``: our resolver has its sockets; ``taken``: by strangers."""
 
     config: Latest[AgentConfig]
     here: Here
@@ -36,11 +38,12 @@ class Sources:
     proxy: Latest[ProxyState]
     capture: Latest[CaptureStatus]
     names_served: Latest[bool]
+    taken: Latest[tuple[Taken, ...]]
 
     def all(self) -> tuple[Latest[Any], ...]:
         here = self.here
         followed = (self.config, here.conf, here.addresses, here.facts)
-        return (*followed, self.names, self.health, self.proxy, self.capture, self.names_served)
+        return (*followed, self.names, self.health, self.proxy, self.capture, self.names_served, self.taken)
 
 
 class Derived:
@@ -109,8 +112,10 @@ class Derived:
         return frozenset(own if captured else own - {6})
 
     def _health(self) -> Mapping[str, ServiceHealth]:
-        """A service that the mesh reaches through our proxy is as well as the proxy."""
-        health = self._known.health.value
+        """A service that the mesh reaches through our proxy is as well as the proxy and its port."""
+        health, taken = self._known.health.value, on_port(self._known.taken.value, HBONE)
+        if taken:
+            return dict.fromkeys(health, ServiceHealth(False, taken[0].text))
         return health if self._known.proxy.value.ready else dict.fromkeys(health, PROXY_NOT_READY)
 
     def _description(self, config: AgentConfig) -> HostDescription:

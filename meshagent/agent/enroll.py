@@ -14,6 +14,7 @@ from typing import Any
 
 from meshagent import __version__
 from meshagent.agent import footprint as footprints
+from meshagent.agent import ports
 from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.guarding import INSTALL_NFT
 from meshagent.agent.identity.keys import HostKey, build_csr, generate_host_key, generate_workload_key
@@ -57,11 +58,12 @@ async def enroll_host(paths: Paths, wish: Wish, progress: Progress) -> dict[str,
         return _already(keystore, wish)
     here = machine_facts.gather()
     _require_backend(here)
+    account_before = users.find_user(PROXY_USER)
+    ports.require_free(frozenset({account_before.uid} if account_before else ()))
     token = _parse(wish.token)
     name = require_label(wish.name or short_host_name(), "host name")
     progress(f"looking at the hub at {wish.hub}")
     hub = await look_at_hub(wish.hub, token.ca_hash)
-    account_before = users.find_user(PROXY_USER)
     record = footprints.begin(paths, account_before is not None, paths.config.exists())
     host_key = _host_key(keystore)
     progress("asking the hub for an identity")

@@ -4,7 +4,7 @@ An agent that starts knows less than the kernel: its cache is written behind, or
 only after a moment. What the last agent asked to capture is therefore kept in a file beside the guard's socket, and as
 long as that guard still holds rules, it counts as well: addresses until the control plane has spoken of listeners and
 Envoy has an opinion on each, port policy until the control plane has spoken of it. Nothing is ever captured by this
-that was not captured before.
+that was not captured before, and nothing at all of a family whose port for captured connections a stranger holds.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from meshagent.agent.ports import Taken, blocked_families
 from meshagent.agent.relay.taps import Taps
 from meshagent.guard.client import GuardClient
 from meshagent.machine import state
@@ -40,11 +41,18 @@ class Captured:
 class Kept:
     """``mesh``, ``policy`` and ``doors`` are what capture follows. ``settled``: types on which the hub has spoken."""
 
-    def __init__(self, path: Path, guard: GuardClient, taps: Taps, settled: Latest[frozenset[str]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        guard: GuardClient,
+        taps: Taps,
+        settled: Latest[frozenset[str]],
+        taken: Latest[tuple[Taken, ...]],
+    ) -> None:
         self.mesh: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
-        self._path, self._guard, self._taps, self._settled = path, guard, taps, settled
+        self._path, self._guard, self._taps, self._settled, self.taken = path, guard, taps, settled, taken
         self._before = Captured()
 
     async def start(self) -> None:
@@ -54,7 +62,7 @@ class Kept:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        followed = (self._taps.addresses, self._taps.policy, self._taps.doors, self._settled)
+        followed = (self._taps.addresses, self._taps.policy, self._taps.doors, self._settled, self.taken)
         while True:
             versions = [value.version for value in followed]
             self.refresh()
@@ -65,8 +73,10 @@ class Kept:
         """Recompute now."""
         settled = self._settled.value
         before = Captured() if LDS in settled else self._before
-        self.mesh.set(self._taps.addresses.value | before.mesh)
-        self.doors.set(self._taps.doors.value | before.doors)
+        blocked = blocked_families(self.taken.value)
+        mesh, doors = self._taps.addresses.value | before.mesh, self._taps.doors.value | before.doors
+        self.mesh.set(frozenset(address for address in mesh if address.ip.version not in blocked))
+        self.doors.set(frozenset(door for door in doors if door[1] not in blocked))
         policy = self._taps.policy.value
         self.policy.set(policy if HOST_POLICY in settled else both(policy, self._before.policy))
 

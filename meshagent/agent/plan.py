@@ -7,9 +7,9 @@ before they act: ``Plan.risks`` are refused unless a person accepts them by name
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from meshagent.agent import ports
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
 from meshagent.agent.capture.nft import render
 from meshagent.agent.capture.suspension import suspended_since
@@ -81,7 +81,11 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "risks": [{"risk": risk.name, "text": risk.text, "mend": risk.mend} for risk in risks],
         "firewalls": [asdict(judged) for judged in _firewalls()],
         "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
-        "warnings": [*_switched_off(paths), *_warnings(intent, services, host.listening)],
+        "warnings": [
+            *_switched_off(paths),
+            *_warnings(intent, services, host.listening),
+            *_taken(host.facts.proxy_uid, live),
+        ],
         "changes": list(_changes(paths, intent, host.new_user, running=bool(live))),
     }
     return Plan(answer, risks)
@@ -211,8 +215,6 @@ def _warnings(intent: Intent, services: tuple[DeclaredService, ...], listening: 
             yield f"{service.name}: listens on loopback only: it sees mesh callers as this host, not by their address"
     for claim in intent.refused:
         yield f"claim on {claim.address.ip} port {claim.address.port} is refused: {claim.reason}"
-    if any(listener.port == HBONE for listener in listening if not _is_proxy(listener)):
-        yield f"port {HBONE} is taken: mesh peers can't reach this host until it is free"
 
 
 def _switched_off(paths: Paths) -> Iterable[str]:
@@ -222,9 +224,11 @@ def _switched_off(paths: Paths) -> Iterable[str]:
         yield f"capture is switched off since {when} UTC; what stands here begins with: meshagent capture on"
 
 
-def _is_proxy(listener: Listener) -> bool:
-    """Executed by descriptor, an Envoy's name is a number; its executable says what it is."""
-    return any(Path(owner.exe).name.startswith("envoy") for owner in listener.owners)
+def _taken(proxy_uid: int, live: Mapping[str, Any]) -> Iterable[str]:
+    """Ports of the mesh that somebody else holds; a running daemon knows which sockets are its own."""
+    found = live["taken"] if "taken" in live else (each.text for each in ports.look(frozenset({proxy_uid})))
+    for text in found:
+        yield f"{text}; the mesh needs it: stop that program or move it to another port"
 
 
 def _changes(paths: Paths, intent: Intent, new_user: bool, *, running: bool) -> Iterable[str]:

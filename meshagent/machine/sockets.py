@@ -19,6 +19,7 @@ from meshagent.model.address import IPAddress
 
 #: States of include/net/tcp_states.h as bits of inet_diag's mask.
 _ESTABLISHED = 1 << 1
+_UNCONNECTED = 1 << 7  # UDP: TCP_CLOSE
 _LISTEN = 1 << 10
 
 #: Programs that serve logins. OpenSSH's listener keeps the name sshd also where sessions run as sshd-session.
@@ -90,6 +91,15 @@ def listeners() -> tuple[Listener, ...]:
     return tuple(sorted(found, key=lambda each: (each.port, each.ip.version, each.ip, each.inode)))
 
 
+def on_ports(ports: Iterable[int], *, udp: bool = False) -> tuple[Listener, ...]:
+    """Who listens on these ports: TCP, or with ``udp`` unconnected UDP sockets. Owners are looked up only for them."""
+    wanted = frozenset(ports)
+    rows = _sockets(_UNCONNECTED, socket.IPPROTO_UDP) if udp else _sockets(_LISTEN)
+    rows = [row for row in rows if row["idiag_sport"] in wanted]
+    owners = _owners(row["idiag_inode"] for row in rows)
+    return tuple(_listener(row, owners) for row in rows)
+
+
 def connections() -> tuple[Connection, ...]:
     """All established TCP connections of this network namespace."""
     rows = _sockets(_ESTABLISHED)
@@ -118,12 +128,16 @@ def _ports_of_units(units: Iterable[str]) -> set[int]:
     return ports
 
 
-def _sockets(states: int) -> list[Any]:
+def _sockets(states: int, protocol: int = socket.IPPROTO_TCP) -> list[Any]:
     def ask() -> list[Any]:
         with pyroute.diag_socket()() as diag:
             diag.bind()
             families = (socket.AF_INET, socket.AF_INET6)
-            return [row for family in families for row in diag.get_sock_stats(family=family, states=states)]
+            return [
+                row
+                for family in families
+                for row in diag.get_sock_stats(family=family, states=states, protocol=protocol)
+            ]
 
     return off_loop(ask)
 

@@ -7,6 +7,7 @@ each connection, so a rotated certificate or root counts from the next one on.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from meshagent.machine import sockets
 from meshagent.model.address import HostPort
 from meshagent.model.errors import MeshagentError
 from meshagent.transport.front_limits import Limits, SourceRate
@@ -230,9 +232,18 @@ async def _listen(address: HostPort) -> list[socket.socket]:
         taken = error.errno == errno.EADDRINUSE
         raise MeshagentError(
             "port-taken" if taken else "cannot-listen",
-            f"cannot listen on {address}: {error.strerror or error}",
+            f"cannot listen on {address}: {error.strerror or error}{_holder(address.port) if taken else ''}",
             hint=f"see who has it: ss -ltnp sport = :{address.port}" if taken else "",
         ) from None
+
+
+def _holder(port: int) -> str:
+    """``, by nginx (pid 4711)``; empty where that can't be seen (a hub need not be root)."""
+    with contextlib.suppress(MeshagentError, OSError):
+        for each in sockets.on_ports({port}):
+            if each.pid:
+                return f", by {each.process} (pid {each.pid})"
+    return ""
 
 
 def _listener(family: int, where: object) -> socket.socket:

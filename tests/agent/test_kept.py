@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from meshagent.agent.kept import Captured, Kept, both, decode, encode
+from meshagent.agent.ports import NEEDS, Taken
 from meshagent.agent.relay.taps import Taps
 from meshagent.guard.client import GuardClient, GuardUnreachableError
 from meshagent.machine import state
@@ -46,7 +47,8 @@ class World:
     def __init__(self, path: Path, installed: bool | None = True) -> None:
         self.path = path / "captured.json"
         self.taps, self.settled = Taps(), Latest[frozenset[str]](frozenset())
-        self.kept = Kept(self.path, FoundGuard(installed), self.taps, self.settled)
+        self.taken: Latest[tuple[Taken, ...]] = Latest(())
+        self.kept = Kept(self.path, FoundGuard(installed), self.taps, self.settled, self.taken)
 
     def remember(self, *mesh: MeshAddress, **policy: PlaintextMode) -> None:
         ports = HostPolicy({int(port.removeprefix("port")): mode for port, mode in policy.items()})
@@ -65,6 +67,19 @@ def test_addresses_of_before_stay_until_the_control_plane_and_envoy_have_spoken(
     world.settled.set(frozenset({LDS}))
     world.kept.refresh()
     assert world.kept.mesh.value == {NEW}
+
+
+def test_nothing_is_captured_for_a_stranger_who_holds_the_port_where_it_would_arrive(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.remember(OLD)
+    world.taken.set(tuple(Taken(need, 7, "thief") for need in NEEDS if need.port == 15001 and need.ip.version == 4))
+    asyncio.run(world.kept.start())
+    world.taps.addresses.set(frozenset({NEW}))
+    world.kept.refresh()
+    assert world.kept.mesh.value == {NEW}, "the other family goes on"
+    world.taken.set(())
+    world.kept.refresh()
+    assert world.kept.mesh.value == {OLD, NEW}
 
 
 def test_a_port_that_was_strict_stays_strict_until_the_control_plane_says_otherwise(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ class Methods:
             "mesh": [[str(address.ip), address.port] for address in sorted(kept.mesh.value, key=str)],
             "policy": {str(port): mode.value for port, mode in kept.policy.value.plaintext.items()},
             "hub": [str(ip) for ip in sorted(self._parts.hub_addresses(), key=str)],
+            "taken": [each.text for each in kept.taken.value],
         }
 
     async def leave(self, _params: dict[str, Any]) -> dict[str, Any]:

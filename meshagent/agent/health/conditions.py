@@ -132,6 +132,13 @@ _ALL = (
         "`meshagent proxy restart` takes it in; no connection is lost",
     ),
     ConditionSpec(
+        "port-taken",
+        ERROR,
+        "another program holds a port of the mesh",
+        "stop that program or move it to another port; the port is taken as soon as it is free",
+        delay=1.0,  # a port given back within a second is no news
+    ),
+    ConditionSpec(
         "envoy-version",
         ERROR,
         "this Envoy version is not supported",

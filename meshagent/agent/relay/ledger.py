@@ -6,12 +6,15 @@ refused it, what was proven before. So one bad resource holds up only itself.
 A refusal that names nobody is taken apart by trials: all suspects go back to what was proven, then half of them is
 offered again, and so on, until the bad one stands alone: log2(n) rounds for one bad among n. Removals can't be refused
 and take effect at once.
+
+A listener whose port somebody else holds is refused for no fault of its own: it stays worth keeping, and is offered
+again (``try_again``) when the port is free. An Envoy may so refuse what an earlier one had proven: then it is ``lost``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meshagent.agent.relay.nack import blame
+from meshagent.agent.relay.nack import blame, is_port_taken
 from meshagent.protocol.entry import Entry
 
 
@@ -22,13 +25,24 @@ class _Slot:
     offered: Entry
     proven: Entry | None = None
     used: bool = False  # the Envoy that runs now has taken this name, in some version
+    lost: bool = False  # this Envoy refuses what an earlier one had proven
     reason: str = ""  # why offered was refused
     held_back: bool = False  # waits for its trial
     taken_back: bool = False  # while held back: Envoy has answered the way back, so a trial counts as news again
 
     @property
     def served(self) -> Entry | None:
+        if self.lost:
+            return None
         return self.proven if self.reason or self.held_back else self.offered
+
+    @property
+    def good(self) -> Entry | None:
+        """Worth keeping on disk: what was proven, else what nobody has refused for what it is."""
+        return self.proven or (None if self.reason and not is_port_taken(self.reason) else self.offered)
+
+    def take(self, entry: Entry) -> None:
+        self.offered, self.reason, self.held_back, self.taken_back, self.lost = entry, "", False, False, False
 
     @property
     def waiting(self) -> bool:
@@ -72,7 +86,7 @@ class Ledger:
                 continue
             if slot is None:
                 slot = self._slots[name] = _Slot(entry, used=name in self._claims)
-            slot.offered, slot.reason, slot.held_back, slot.taken_back = entry, "", False, False
+            slot.take(entry)
             if self._claims.pop(name, None) == entry.version:  # Envoy has it: it is not sent, so it will not be ACKed
                 slot.proven = entry
         self.forget(removed)
@@ -108,9 +122,19 @@ class Ledger:
                 self._prove(name, resources[name])
         else:
             self._hold_back(rest, halve=not verdict.bad)
+        lost = self._lose(resources, error)
         self._served = None
         self._release()
-        return dict.fromkeys(verdict.bad, verdict.reason)
+        return dict.fromkeys([*verdict.bad, *lost], verdict.reason)
+
+    def try_again(self, wanted: Callable[[str], bool]) -> bool:
+        """Offer again what was refused for a reason that may have gone; True when there is such a thing."""
+        slots = [slot for slot in self._slots.values() if slot.reason and wanted(slot.reason)]
+        for slot in slots:
+            slot.take(slot.offered)
+        if slots:
+            self._served = None
+        return bool(slots)
 
     def reconnected(self) -> None:
         """A new stream: it begins with a comparison, so no way back has to be waited for."""
@@ -151,8 +175,8 @@ class Ledger:
 
     @property
     def good(self) -> Mapping[str, Entry]:
-        """Worth keeping on disk: what was proven, else what nobody has refused."""
-        pairs = ((name, slot.proven or (None if slot.reason else slot.offered)) for name, slot in self._slots.items())
+        """Worth keeping on disk."""
+        pairs = ((name, slot.good) for name, slot in self._slots.items())
         return {name: entry for name, entry in pairs if entry is not None}
 
     @property
@@ -175,6 +199,20 @@ class Ledger:
         return frozenset(name for name in names if name in self._slots and self._slots[name].waiting)
 
     # --- inside
+
+    def _lose(self, resources: Mapping[str, str], error: str) -> frozenset[str]:
+        """Those that an earlier Envoy had proven in this very version, and that this one names as refused."""
+        proven = [name for name, version in resources.items() if self._is_proven(name, version)]
+        verdict = blame(self.type_url, error, [*proven, "", ""])  # a single suspect needs no naming
+        lost = verdict.bad.intersection(proven) if verdict.applied else frozenset()
+        for name in lost:
+            slot = self._slots[name]
+            slot.lost, slot.used, slot.reason = True, False, verdict.reason
+        return lost
+
+    def _is_proven(self, name: str, version: str) -> bool:
+        slot = self._slots.get(name)
+        return slot is not None and slot.proven == slot.offered and slot.offered.version == version
 
     def _answered(self, resources: Iterable[str], removed: Iterable[str]) -> None:
         for name in (*resources, *removed):

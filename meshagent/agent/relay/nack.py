@@ -41,6 +41,11 @@ def blame(type_url: str, error: str, suspects: Collection[str]) -> Blame:
     return Blame(_named(error, suspects, follow=""), applied=False, reason=reason)
 
 
+def is_port_taken(reason: str) -> bool:
+    """Envoy could not bind a listener: nothing is wrong with the configuration (EADDRINUSE, as strerror(3) says it)."""
+    return "cannot bind" in reason and "Address already in use" in reason
+
+
 def _named(text: str, suspects: Collection[str], follow: str) -> frozenset[str]:
     """Names that occur as whole words, where needed followed by a colon; ``a.b`` is not found in ``a.b.c``."""
     return frozenset(

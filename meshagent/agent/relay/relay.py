@@ -19,6 +19,7 @@ from meshagent.agent.relay.adapt import Adapter, identity
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.checks import defect
 from meshagent.agent.relay.ledger import Ledger
+from meshagent.agent.relay.nack import is_port_taken
 from meshagent.agent.relay.references import REFERS_TO, References
 from meshagent.agent.relay.rejections import Rejections
 from meshagent.agent.relay.taps import Taps
@@ -59,6 +60,7 @@ class Relay:
     """See the module. ``snapshot`` is what Envoy should have, ``wanted`` what to ask the control plane for by name.
 
     ``settled``: types of which the control plane has spoken in this life and on all of which Envoy has an opinion.
+    ``unbound``: listeners that Envoy can't bind because their port is taken, with its reason.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Relay:
         self.snapshot: Latest[Snapshot] = Latest({})
         self.wanted: Latest[Mapping[str, frozenset[str]]] = Latest({EDS: frozenset(), RDS: frozenset()})
         self.settled: Latest[frozenset[str]] = Latest(frozenset())
+        self.unbound: Latest[Mapping[str, str]] = Latest({})
         self.taps = Taps(gate)
         self._cache = cache
         self._adapt = adapt
@@ -181,6 +184,11 @@ class Relay:
         self._after(verdict.type_url)
         self._progress.set(self._progress.value + 1)
 
+    def bind_again(self) -> None:
+        """Ports may be free again; Envoy binds a listener once, when it is told."""
+        if self._streams and self._ledgers[LDS].try_again(is_port_taken):
+            self._publish()
+
     @property
     def envoy_connected(self) -> bool:
         return bool(self._streams)
@@ -194,7 +202,10 @@ class Relay:
         if type_url not in self.settled.value and ledger.heard and (type_url in OWN_TYPES or ledger.judged):
             self.settled.set(self.settled.value | {type_url})
         reasons = {**self._unreadable.get(type_url, {}), **ledger.reasons}
-        self._rejections.show(short_name(type_url), reasons)
+        unbound = {name: reason for name, reason in reasons.items() if is_port_taken(reason)}
+        if type_url == LDS:
+            self.unbound.set(unbound)
+        self._rejections.show(short_name(type_url), {n: r for n, r in reasons.items() if n not in unbound})
         self._cache.save(self._good)
 
     @property

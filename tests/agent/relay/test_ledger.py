@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshagent.agent.relay.ledger import Ledger
+from meshagent.agent.relay.nack import is_port_taken
 from meshagent.protocol.entry import Entry
 from meshagent.protocol.types import CDS, EDS, LDS
 
@@ -174,3 +175,36 @@ def test_what_was_restored_from_disk_is_served_but_in_use_only_when_envoy_says_s
     ledger.accepted({"a": "1"})
     assert set(ledger.used) == {"a"}
     assert ledger.judged
+
+
+# --- ports that somebody else holds
+
+TAKEN = "Error adding/updating listener(s) a: cannot bind '127.0.0.1:15001': Address already in use"
+
+
+def test_a_listener_whose_port_is_taken_is_kept_and_offered_again_until_it_is_in_use() -> None:
+    ledger = Ledger(LDS)
+    ledger.offer({"a": Entry("1", GOOD), "b": Entry("1", GOOD)}, ())
+    assert set(ledger.refused({"a": "1", "b": "1"}, (), TAKEN)) == {"a"}
+    assert set(ledger.served) == set(ledger.used) == {"b"}
+    assert set(ledger.good) == {"a", "b"}, "nothing is wrong with it: the next start begins with it"
+    assert not ledger.try_again(lambda reason: "no such reason" in reason)
+    assert ledger.try_again(is_port_taken)
+    assert set(ledger.served) == {"a", "b"}
+    ledger.accepted({"a": "1"})
+    assert set(ledger.used) == {"a", "b"}
+    assert not ledger.try_again(is_port_taken)
+
+
+def test_what_an_earlier_envoy_had_proven_is_lost_when_this_one_refuses_it_by_name() -> None:
+    ledger = Ledger(LDS)
+    ledger.restore({"a": Entry("1", GOOD), "b": Entry("1", GOOD)})
+    ledger.accepted({"a": "1", "b": "1"})
+    ledger.reconnected()
+    assert set(ledger.refused({"a": "1", "b": "1"}, (), TAKEN)) == {"a"}
+    assert set(ledger.used) == set(ledger.served) == {"b"}
+    assert set(ledger.good) == {"a", "b"}
+    assert ledger.try_again(is_port_taken)
+    ledger.accepted({"a": "1"})
+    assert set(ledger.used) == {"a", "b"}
+    assert not ledger.reasons
