@@ -1,0 +1,64 @@
+"""A hub and an agent whose clocks are wrong: said plainly, and the rest goes on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshagent.lab import Host, recipes, wait_until
+from tests.lab.clocks import wrong_clock
+from tests.lab.mesh import Mesh, open_mesh, wait_hub
+
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("mesh-clocks")]
+
+
+@pytest.fixture(scope="module")
+def mesh(envoy: Path) -> Iterator[Mesh]:
+    with open_mesh((4,)) as opened:
+        web, cache = opened.lab.host("web"), opened.lab.host("cache")
+        recipes.redis(cache)
+        opened.join_all((web, []), (cache, [("cache", 6379, "redis")]))
+        yield opened
+
+
+def condition(mesh: Mesh, host: Host, code: str) -> dict[str, str]:
+    """The condition ``code`` as ``status`` shows it; empty when it doesn't hold."""
+    return next((c for c in mesh.status(host)["conditions"] if c["code"] == code), {})
+
+
+def restart_hub(mesh: Mesh, env: dict[str, str] | None = None) -> None:
+    mesh.hub_program.stop()
+    mesh.hub_program = mesh.hub.start_meshagent("hub", "run", log="hub", env=env)
+    wait_hub(mesh)
+
+
+@pytest.mark.parametrize(("offset", "side"), [("+1d", "behind"), ("-1d", "ahead of")])
+def test_a_hub_whose_clock_is_off_by_a_day_is_told_and_served_all_the_same(mesh: Mesh, offset: str, side: str) -> None:
+    web = mesh.members["web"]
+    with mesh.busy(web, "cache") as busy:
+        restart_hub(mesh, wrong_clock(offset))
+        try:
+            told = wait_until(lambda: condition(mesh, web, "clock-skew"), 15, "the condition", 0.1)
+            assert told["severity"] == "warning"
+            assert f"{side} the hub's" in told["text"]
+            assert "timedatectl" in told["text"]
+            assert mesh.status(web)["control_plane"]["connected"]
+            rotate(web, refused=offset == "+1d")
+            assert mesh.redis(web, "cache") == "PONG"
+            busy.goes_on()
+        finally:
+            restart_hub(mesh)
+    mesh.settle()
+    wait_until(lambda: mesh.conditions(web) == [], 10, "web as before")
+
+
+def rotate(host: Host, *, refused: bool) -> None:
+    """A certificate that no peer would take yet is refused; what is in use stays."""
+    before = host.meshagent_json("certs")["serial"]
+    done = host.meshagent("certs", "rotate", check=False)
+    assert done.returncode == (1 if refused else 0), done.stderr
+    assert (host.meshagent_json("certs")["serial"] == before) is refused
+    if refused:
+        said, hint = done.stderr.splitlines()
+        assert "becomes valid only in" in said
+        assert "clock" in hint
