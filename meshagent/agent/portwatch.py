@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from meshagent.agent import ports
-from meshagent.agent.envoy.process import ProxyState
+from meshagent.agent.envoy.state import ProxyState
 from meshagent.agent.health.tracker import Tracker
 from meshagent.agent.ports import Taken
 from meshagent.model.errors import MeshagentError

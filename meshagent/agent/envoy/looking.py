@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from meshagent.agent.envoy import listening
 from meshagent.agent.envoy.admin import Admin, AdminError
-from meshagent.agent.envoy.epochs import Verdict, judge_silence
+from meshagent.agent.envoy.epochs import STARTING_SECONDS, Listening, Verdict, judge_silence
 from meshagent.runtime.clock import Clock
 
 _STATS = (
@@ -51,9 +51,11 @@ class Looker:
         return found
 
     async def _silent(self) -> Look:
-        heard = await listening.probe()
         self._since = self._since if self._missed else self._clock.monotonic()
         self._missed += 1
         seconds = self._clock.monotonic() - self._since
+        starting = not self._served and seconds < STARTING_SECONDS
+        # While it starts, whoever answers on the port may be a stranger who holds it: nobody to be asked.
+        heard = Listening.SILENT if starting else await listening.probe()
         verdict = judge_silence(self._missed, seconds, heard, served=self._served)
         return Look(self._served and verdict is Verdict.SERVES, verdict=verdict, seconds=seconds)
