@@ -11,6 +11,9 @@ from tests.lab.mesh import Mesh, open_mesh
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("mesh-ports")]
 
+#: The longest wait for what comes within seconds; a machine that runs other tests is slow.
+PATIENCE = 60.0
+
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 WILDCARD = {4: "0.0.0.0", 6: "::"}
 SERVICE = "cache.default.mesh.internal"
@@ -30,7 +33,7 @@ def stranger(host: Host, family: int, address: str, port: int, kind: str = "TCP"
     where = f"bind=[{address}],ipv6only=1" if family == 6 else f"bind={address}"
     how = f"{kind}{family}-{'LISTEN' if kind == 'TCP' else 'RECVFROM'}:{port},{where},fork"
     program = host.popen(["socat", "-d", "-d", f"{how}{',reuseaddr' if kind == 'TCP' else ''}", "SYSTEM:cat"])
-    wait_until(lambda: holds(host, port, kind), 5, "the stranger on its port")
+    wait_until(lambda: holds(host, port, kind), PATIENCE, "the stranger on its port")
     return program
 
 
@@ -87,7 +90,7 @@ def test_a_host_with_a_stranger_on_a_port_is_not_let_in_and_nothing_happened_to_
         warnings = host.meshagent_json("plan")["warnings"]
         assert any(f"port {port} on {where[family]} is held by socat (pid {program.pid})" in line for line in warnings)
         program.stop()
-    wait_until(lambda: mesh.left_over(host) == [], 10, "nothing left of the strangers, and nothing of ours")
+    wait_until(lambda: mesh.left_over(host) == [], PATIENCE, "nothing left of the strangers, and nothing of ours")
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -106,11 +109,11 @@ def test_strangers_on_all_ports_of_a_family_are_named_not_served_and_replaced_wh
     }
     where = addresses(mesh)
     mesh.start(host)
-    wait_until(lambda: len(taken(mesh, host)) == 3, 15, "three ports told", 0.2)
+    wait_until(lambda: len(taken(mesh, host)) == 3, PATIENCE, "three ports told", 0.2)
     for port, thief in thieves.items():
         assert any(f"port {port} " in text and f"held by socat (pid {thief.pid})" in text for text in taken(mesh, host))
     assert host.meshagent("status", check=False).returncode == 4
-    wait_until(lambda: is_served(host, where[other]), 10, "the other family through the mesh")
+    wait_until(lambda: is_served(host, where[other]), PATIENCE, "the other family through the mesh")
     for _ in range(5):
         assert not is_served(host, where[family])
     (service,) = mesh.status(host)["services"]
@@ -121,10 +124,10 @@ def test_strangers_on_all_ports_of_a_family_are_named_not_served_and_replaced_wh
 
     for thief in thieves.values():
         thief.stop()
-    wait_until(lambda: mesh.is_ready(host) and mesh.conditions(host) == [], 15, "all ports taken back", 0.2)
+    wait_until(lambda: mesh.is_ready(host) and mesh.conditions(host) == [], PATIENCE, "all ports taken back", 0.2)
     assert is_served(host, where[family])
     assert mesh.redis(host, "cache") == "PONG"
-    wait_until(lambda: mesh.redis(mesh.members["web"], f"own{family}") == "PONG", 10, "its service in the mesh")
+    wait_until(lambda: mesh.redis(mesh.members["web"], f"own{family}") == "PONG", PATIENCE, "its service in the mesh")
     gone(mesh, host)
 
 
@@ -132,21 +135,21 @@ def test_a_port_lost_while_agent_and_proxy_were_away_is_named_and_its_thief_is_n
     host = mesh.lab.host("robbed")
     mesh.join(host)
     where = addresses(mesh)
-    wait_until(lambda: is_served(host, where[4]), 15, "the host in the mesh")
+    wait_until(lambda: is_served(host, where[4]), PATIENCE, "the host in the mesh")
     mesh.agents[host.name].stop()
     host.run(["kill", "-9", str(mesh.proxy_record(host)["data"]["handle"]["pid"])])
-    wait_until(lambda: not holds(host, 15001), 10, "the proxy gone")
+    wait_until(lambda: not holds(host, 15001), PATIENCE, "the proxy gone")
     thief = stranger(host, 4, "127.0.0.1", 15001)
     mesh.start(host)
-    wait_until(lambda: taken(mesh, host), 15, "the port told", 0.2)
-    wait_until(lambda: is_served(host, where[6]), 10, "the other family")
+    wait_until(lambda: taken(mesh, host), PATIENCE, "the port told", 0.2)
+    wait_until(lambda: is_served(host, where[6]), PATIENCE, "the other family")
     for _ in range(5):
         assert not is_served(host, where[4])
     assert not was_called(thief)
 
     thief.stop()
-    wait_until(lambda: is_served(host, where[4]), 15, "the port taken back", 0.1)
-    wait_until(lambda: mesh.conditions(host) == [], 10, "the condition gone")
+    wait_until(lambda: is_served(host, where[4]), PATIENCE, "the port taken back", 0.1)
+    wait_until(lambda: mesh.conditions(host) == [], PATIENCE, "the condition gone")
     gone(mesh, host)
 
 
@@ -158,19 +161,21 @@ def test_a_restart_next_to_a_stranger_on_one_family_leaves_the_rules_of_the_othe
     thief = stranger(host, 6, "::1", 15001)
     mesh.start(host)
     where = addresses(mesh)
-    wait_until(lambda: is_served(host, where[4]) and taken(mesh, host), 15, "the host in the mesh, as far as it can")
+    wait_until(
+        lambda: is_served(host, where[4]) and taken(mesh, host), PATIENCE, "the host in the mesh, as far as it can"
+    )
     rules = host.run(["nft", "-a", "list", "table", "inet", "meshagent"]).stdout.splitlines()[0]
     for _ in range(2):
         mesh.agents[host.name].kill()
         assert is_served(host, where[4])
         mesh.start(host)
-        wait_until(lambda: taken(mesh, host) and mesh.status(host)["capture"]["in_sync"], 15, "the agent back")
+        wait_until(lambda: taken(mesh, host) and mesh.status(host)["capture"]["in_sync"], PATIENCE, "the agent back")
         assert is_served(host, where[4])
         assert not is_served(host, where[6])
     assert host.run(["nft", "-a", "list", "table", "inet", "meshagent"]).stdout.splitlines()[0] == rules
     assert not was_called(thief)
     thief.stop()
-    wait_until(lambda: is_served(host, where[6]), 15, "the port taken back", 0.1)
+    wait_until(lambda: is_served(host, where[6]), PATIENCE, "the port taken back", 0.1)
     gone(mesh, host)
 
 
