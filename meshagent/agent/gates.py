@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -16,6 +17,7 @@ from meshagent.agent.envoy.state import ProxyState
 from meshagent.guard.client import GuardClient
 from meshagent.machine import process
 from meshagent.model.errors import MeshagentError
+from meshagent.model.ports import OUTBOUND
 from meshagent.runtime.latest import Latest
 
 log = structlog.get_logger()
@@ -50,18 +52,16 @@ class Gates:
             return
         proxy = self._proxy.value
         if proxy.pid:
-            self._watch(state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open())
+            self._watch(state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open(), OUTBOUND)
             if proxy.ready and not proxy.looping and PROXY_GATE in state["bypasses"]:
                 self._guard.recapture(PROXY_GATE)
                 log.info("captured again", gate=PROXY_GATE)
         if self._names.value:
             own = os.getpid()
-            self._watch(state, RESOLVER_GATE, own, process.start_time(own) or 0, True)
+            self._watch(state, RESOLVER_GATE, own, process.start_time(own) or 0, True, 0)
             if RESOLVER_GATE in state["bypasses"]:
                 self._guard.recapture(RESOLVER_GATE)
 
-    def _watch(self, state: dict[str, object], gate: str, pid: int, started: int, opens: bool) -> None:
-        watches = state["watches"]
-        assert isinstance(watches, dict)
-        if watches.get(gate) != {"pid": pid, "opens": opens}:
-            self._guard.watch(gate, pid, started, opens=opens)
+    def _watch(self, state: dict[str, Any], gate: str, pid: int, started: int, opens: bool, port: int) -> None:
+        if state["watches"].get(gate) != {"pid": pid, "opens": opens, "port": port}:
+            self._guard.watch(gate, pid, started, opens=opens, port=port)

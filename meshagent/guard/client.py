@@ -77,9 +77,13 @@ class GuardClient:
     def recapture(self, gate: str) -> None:
         self.call("recapture", gate=gate)
 
-    def watch(self, gate: str, pid: int, started: int, *, opens: bool) -> bool:
-        """Bypass ``gate`` the moment this process ends, if it ``opens``. False when it is gone already."""
-        return bool(self.call("watch", gate=gate, pid=pid, started=started, opens=opens)["alive"])
+    def watch(self, gate: str, pid: int, started: int, *, opens: bool, port: int = 0) -> bool:
+        """Bypass ``gate`` the moment this process ends, if it ``opens``. False when it is gone already.
+
+        With a ``port`` it is also asked there, on loopback, whether it still answers; while it doesn't, its gate is
+        open and what has no way around is refused.
+        """
+        return bool(self.call("watch", gate=gate, pid=pid, started=started, opens=opens, port=port)["alive"])
 
     def unwatch(self, gate: str) -> None:
         self.call("unwatch", gate=gate)

@@ -26,6 +26,10 @@ from meshagent.model.marks import ANCHOR_TABLE, TABLE
 REFERENCE_TABLE = f"{TABLE}_reference"
 
 
+#: A gate that is open while the proxy hangs: what is redirected to it is refused instead of kept waiting.
+HUNG_GATE = "hung"
+
+
 class Memory(Enum):
     """What happens to the roll-back file: nothing, write it from the new state, delete it."""
 
@@ -208,6 +212,25 @@ def process_died(state: State, gate: str, watch: Watch, now_at: float) -> Plan:
     """A watched process ended: with policy open its gate opens, with closed the rules stay and callers are refused."""
     state = state.without_watch(gate)
     return bypass(state, gate, f"process {watch.pid} ended", now_at) if watch.opens else Plan(state)
+
+
+def hung(state: State, gate: str, watch: Watch, now_at: float) -> Plan:
+    """A watched process answers no more: what can go around it does if policy allows, everything else is refused."""
+    reason = f"process {watch.pid} hangs"
+    refusing = bypass(replace(state, hangs=state.hangs + 1), HUNG_GATE, reason, now_at)
+    around = bypass(refusing.state, gate, reason, now_at) if watch.opens else Plan(refusing.state)
+    return _both(refusing, around)
+
+
+def well(state: State, gate: str) -> Plan:
+    """It answers again, or is gone and another takes its place."""
+    refused = recapture(state, HUNG_GATE)
+    return _both(refused, recapture(refused.state, gate))
+
+
+def _both(first: Plan, second: Plan) -> Plan:
+    """Two flips in one transaction. Legacy tables have no gate of the first kind."""
+    return Plan(second.state, first.batch + second.batch, legacy=second.legacy or first.legacy)
 
 
 # --- the dead-man ----------------------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ class Loop:
                 self._guard.fire()
                 continue
             wait = _TICK_SECONDS if due is None else min(due, _TICK_SECONDS)
-            if (look := self._guard.look_in()) is not None:
-                wait = min(wait, look)
+            for sooner in (self._guard.look_in(), self._guard.beat_in()):
+                wait = wait if sooner is None else min(wait, sooner)
             ready = self._selector.select(wait if self._guard.settled else 0)
             self._guard.look()
             if not ready and not self._guard.settled:
@@ -78,6 +78,7 @@ class Loop:
             for key, events in ready:
                 if self._selector.get_map().get(key.fd) is key:  # an earlier event of this round may have closed it
                     key.data(events)
+            self._heal(self._guard.beat)
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
@@ -149,11 +150,14 @@ class Loop:
 
     def _follow_processes(self) -> None:
         """Wait on exactly the descriptors the guard has open now."""
-        for pidfd in self._guard.retired:
+        for done in self._guard.retired:
             with contextlib.suppress(KeyError):  # opened and replaced within one round
-                self._selector.unregister(pidfd.descriptor)
-            pidfd.close()
+                self._selector.unregister(done.descriptor)
+            done.close()
         self._guard.retired.clear()
+        probe = self._guard.probe
+        if probe is not None and probe.descriptor not in self._selector.get_map():
+            self._selector.register(probe.descriptor, selectors.EVENT_READ, lambda _: self._heal(self._guard.answered))
         for gate, pidfd in self._guard.pidfds.items():
             if pidfd.descriptor not in self._selector.get_map():
                 self._selector.register(pidfd.descriptor, selectors.EVENT_READ, self._died(gate))
@@ -173,7 +177,7 @@ class Loop:
         try:
             act()
         except (RequestError, NftError) as error:
-            say("could not put the rules back", error=str(error))
+            say("could not change the rules", error=str(error))
 
     def finish(self) -> None:
         """Our table goes, the anchor stays; answers already given are sent."""

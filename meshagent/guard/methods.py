@@ -53,9 +53,12 @@ def _recapture(guard: Guard, params: dict[str, Any]) -> object:
 
 
 def _watch(guard: Guard, params: dict[str, Any]) -> object:
-    watch = Watch(take(params, "pid", int), take(params, "started", int), take(params, "opens", bool))
+    pid, started, opens = take(params, "pid", int), take(params, "started", int), take(params, "opens", bool)
+    watch = Watch(pid, started, opens, take(params, "port", int, 0))
     if not 0 < watch.pid < 1 << 22:
         raise RequestError("bad-request", f"{watch.pid} is not a process id")
+    if not 0 <= watch.port < 1 << 16:
+        raise RequestError("bad-request", f"{watch.port} is not a port")
     return {"alive": guard.watch(_gate(params), watch)}
 
 

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshagent.guard import decide, memory, processes, readback
+from meshagent.guard import probe as probing
+from meshagent.guard import pulse as pulses
 from meshagent.guard.backends import Nft, NoNft
 from meshagent.guard.decide import REFERENCE_TABLE, Facts, Memory, Plan
 from meshagent.guard.elements import Change
 from meshagent.guard.legacy import LegacyError
 from meshagent.guard.legacy_side import LegacySide, on_legacy
 from meshagent.guard.libnftables import NftError
+from meshagent.guard.probe import Probe
 from meshagent.guard.processes import Pidfd
+from meshagent.guard.pulse import Pulse
 from meshagent.guard.state import IPTABLES, Ruleset, State, Trial, Watch
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
@@ -53,7 +57,11 @@ class Guard:
     settled: bool = True
     legacy: LegacySide = field(default_factory=LegacySide)
     pidfds: dict[str, Pidfd] = field(default_factory=dict)
-    retired: list[Pidfd] = field(default_factory=list)
+    retired: list[Pidfd | Probe] = field(default_factory=list)
+    pulse: Pulse | None = None
+    asked_gate: str = ""
+    probe: Probe | None = None
+    place: int = 0
 
     def start(self) -> None:
         """Probe the kernel and pick up what an earlier guard remembered."""
@@ -93,10 +101,15 @@ class Guard:
         self._perform(decide.bypass(self.state, gate, reason, time.time()))
 
     def recapture(self, gate: str) -> None:
-        self._perform(decide.recapture(self.state, gate))
+        """A process that doesn't answer stays bypassed, whoever believes it well."""
+        if not (self.pulse and self.pulse.hung and gate == self.asked_gate):
+            self._perform(decide.recapture(self.state, gate))
 
     def watch(self, gate: str, watch: Watch) -> bool:
         """Watch a process; False when it is gone already, and then the gate opens at once as if it had just died."""
+        known = self.state.watches.get(gate)
+        if known and gate in self.pidfds and replace(known, opens=watch.opens) == watch:
+            return self._watch_on(gate, watch)
         self._retire(gate)
         self.state = self.state.with_watch(gate, watch)
         opened = processes.open_pidfd(watch.pid, watch.started)
@@ -104,6 +117,15 @@ class Guard:
             self.died(gate)
             return False
         self.pidfds[gate] = opened
+        if watch.port:
+            self.asked_gate, self.pulse = gate, pulses.begin(time.monotonic())
+        return True
+
+    def _watch_on(self, gate: str, watch: Watch) -> bool:
+        """The same process under another policy: whether it hangs is known already."""
+        self.state = self.state.with_watch(gate, watch)
+        if self.pulse and self.pulse.hung and gate == self.asked_gate and watch.opens:
+            self.bypass(gate, f"process {watch.pid} hangs")
         return True
 
     def unwatch(self, gate: str) -> None:
@@ -165,6 +187,47 @@ class Guard:
             return
         self._perform(decide.process_died(self.state, gate, watch, time.time()))
         say("watched process ended", gate=gate, pid=watch.pid, bypassed=gate in self.state.bypasses)
+
+    def beat_in(self) -> float | None:
+        """Seconds until ``beat`` should be called; None while no process is asked whether it answers."""
+        return self.pulse.wake_in(time.monotonic()) if self.pulse else None
+
+    def beat(self) -> None:
+        """Ask, and judge the silence. Called after all answers that are there have been taken."""
+        watch, now = self.state.watches.get(self.asked_gate), time.monotonic()
+        if self.pulse is None or watch is None:
+            return
+        self.pulse = self.pulse.seen(now)
+        if self.pulse.silent(now):
+            self.pulse = self.pulse.stopped(now)
+            self._perform(decide.hung(self.state, self.asked_gate, watch, time.time()))
+            say("watched process hangs", gate=self.asked_gate, pid=watch.pid, bypassed=watch.opens)
+        if self.pulse.wants_to_ask(now):
+            self._ask(self.pulse, watch.port, now)
+
+    def answered(self) -> None:
+        """The open question was answered, by whatever means."""
+        if self.pulse is None or self.probe is None:
+            return
+        if self.probe.refused():
+            self.place += 1  # on a host with one family the listener is on the other loopback
+        self._drop_probe()
+        before, self.pulse = self.pulse, self.pulse.answered(time.monotonic())
+        if before.hung and not self.pulse.hung:
+            self._perform(decide.well(self.state, self.asked_gate))
+            say("watched process answers again", gate=self.asked_gate)
+
+    def _ask(self, pulse: Pulse, port: int, now: float) -> None:
+        self._drop_probe()
+        self.pulse, self.probe = pulse.asking(now), probing.ask(port, self.place)
+        if self.probe is None:
+            self.place += 1
+            self.pulse = self.pulse.answered(now)
+
+    def _drop_probe(self) -> None:
+        if self.probe is not None:
+            self.retired.append(self.probe)
+            self.probe = None
 
     def due(self) -> float | None:
         """Seconds until the dead-man fires, 0 when it is due; None while nothing is pending."""
@@ -308,8 +371,14 @@ class Guard:
         return False
 
     def _retire(self, gate: str) -> None:
+        """Nobody waits for this process any more; if it hung, that is over, and its successor is asked."""
         if gate in self.pidfds:
             self.retired.append(self.pidfds.pop(gate))
+        if gate == self.asked_gate and self.pulse is not None:
+            was_hung, self.pulse = self.pulse.hung, None
+            self._drop_probe()
+            if was_hung:
+                self._perform(decide.recapture(self.state, decide.HUNG_GATE))
 
     def describe(self) -> dict[str, object]:
         """The answer to ``state``; times are seconds since the epoch."""
@@ -328,7 +397,11 @@ class Guard:
             "bypasses": {
                 gate: {"since_at": value.since_at, "reason": value.reason} for gate, value in state.bypasses.items()
             },
-            "watches": {gate: {"pid": watch.pid, "opens": watch.opens} for gate, watch in state.watches.items()},
+            "watches": {
+                gate: {"pid": watch.pid, "opens": watch.opens, "port": watch.port}
+                for gate, watch in state.watches.items()
+            },
+            "hangs": state.hangs,
             "pending": {"until_at": state.trial.until_at, "note": dict(state.trial.note)} if state.trial else None,
             "rolled_back": (
                 {"at": state.rolled_back.at, "reason": state.rolled_back.reason, "note": dict(state.rolled_back.note)}

@@ -56,11 +56,15 @@ class Ruleset:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """A process whose death opens a gate at once. ``started`` as in /proc/PID/stat, clock ticks after boot."""
+    """A process whose death opens a gate at once. ``started`` as in /proc/PID/stat, clock ticks after boot.
+
+    ``port``: where it listens on loopback and is asked whether it still answers; 0 where nobody asks.
+    """
 
     pid: int
     started: int
     opens: bool
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class State:
     rolled_back: RolledBack | None = None
     heals: int = 0
     last_heal: Heal | None = None
+    hangs: int = 0
 
     def with_watch(self, gate: str, watch: Watch) -> "State":
         return replace(self, watches={**self.watches, gate: watch})

@@ -17,12 +17,22 @@ TABLE = """table inet meshagent {
 		type inet_proto : verdict
 		elements = { tcp : goto captured }
 	}
+	map refusing {
+		type inet_proto : verdict
+	}
 	set claimed4 {
 		type ipv4_addr . inet_service
 	}
 	chain out {
 		type nat hook output priority -100; policy accept;
 		ip daddr . tcp dport @claimed4 meta l4proto vmap @gate
+	}
+	chain refuse {
+		type filter hook output priority filter; policy accept;
+		tcp dport 15001 ct status dnat meta l4proto vmap @refusing
+	}
+	chain refused {
+		meta l4proto tcp reject with tcp reset
 	}
 	chain captured {
 		meta l4proto tcp counter redirect to :15001
@@ -44,9 +54,13 @@ GATE = Gate(
     f"delete element {_CAPTURED}add element {_AROUND}",
     f"delete element {_AROUND}add element {_CAPTURED}",
 )
+_REFUSED = "inet meshagent refusing { tcp : goto refused }\n"
+HUNG = Gate(f"add element {_REFUSED}", f"delete element {_REFUSED}")
 CLAIMED = bytes((10, 99, 0, 1, 0, 80))
-RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates={"proxy": GATE}, sets={"claimed4": CLAIMED})
+GATES = {"proxy": GATE, "hung": HUNG}
+RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates=GATES, sets={"claimed4": CLAIMED})
 UNOWNED = replace(RULES, owner=False, digest="unowned")
+CLOSED = replace(UNOWNED, digest="closed", gates={"hung": HUNG})
 
 
 @dataclass

@@ -14,7 +14,7 @@ from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 from meshagent.lab.program import Program
 from meshagent.lab.waiting import wait_until
-from tests.guard.conftest import RULES, TABLE, UNOWNED, Guarded
+from tests.guard.conftest import CLOSED, RULES, TABLE, UNOWNED, Guarded
 
 pytestmark = pytest.mark.root
 
@@ -247,6 +247,87 @@ def test_watching_a_hundred_processes_in_turn_leaves_no_descriptor_open(guarded:
     assert descriptors() <= before + 1
     proxy.kill()
     wait_until(lambda: guarded.client.state()["bypasses"], 2)
+
+
+# --- a proxy that hangs
+
+
+_PROXY = """
+import selectors, socket, sys
+listener = socket.create_server(("127.0.0.1", 15001))
+print("listening", flush=True)
+while True:
+    connection, _ = listener.accept()
+    connection.close()
+"""
+
+
+@pytest.fixture
+def proxy(guarded: Guarded) -> Program:
+    """Listens where Envoy does and closes at once, as Envoy does what has no destination."""
+    program = guarded.host.popen([sys.executable, "-c", _PROXY], log="proxy")
+    wait_until(lambda: "listening" in program.text(), 5)
+    return program
+
+
+def watch_closely(guarded: Guarded, proxy: Program, *, opens: bool) -> None:
+    started = processes.start_time(proxy.pid)
+    assert started is not None
+    assert guarded.client.watch("proxy", proxy.pid, started, opens=opens, port=15001)
+
+
+def dial(guarded: Guarded) -> str:
+    """What becomes of a new connection to the claimed address; nothing else is at that address."""
+    try:
+        guarded.host.connect("10.99.0.1", 80, timeout=1).close()
+    except OSError as error:
+        return type(error).__name__
+    return "connected"
+
+
+def test_a_hung_proxy_is_gone_around_within_two_seconds_and_captured_again_when_it_goes_on(
+    guarded: Guarded, proxy: Program
+) -> None:
+    guarded.client.apply(RULES)
+    watch_closely(guarded, proxy, opens=True)
+    stopped = time.time()
+    proxy.send_signal(signal.SIGSTOP)
+    bypass = wait_until(lambda: guarded.client.state()["bypasses"].get("proxy"), 10)
+    assert bypass["since_at"] - stopped < 2.5, "2 s, and half a second for a loaded machine"
+    assert "hangs" in bypass["reason"] and guarded.client.state()["hangs"] == 1
+    guarded.client.recapture("proxy")
+    assert "proxy" in guarded.client.state()["bypasses"], "the guard knows better than who believes it well"
+    assert "goto around" in guarded.nft("list", "map", "inet", "meshagent", "gate")
+
+    proxy.send_signal(signal.SIGCONT)
+    wait_until(lambda: not guarded.client.state()["bypasses"], 10)
+    assert "goto captured" in guarded.nft("list", "map", "inet", "meshagent", "gate")
+    assert "goto" not in guarded.nft("list", "map", "inet", "meshagent", "refusing")
+
+
+def test_with_policy_closed_a_hung_proxy_means_refused(guarded: Guarded, proxy: Program) -> None:
+    guarded.client.apply(CLOSED)
+    watch_closely(guarded, proxy, opens=False)
+    assert dial(guarded) == "connected"
+    proxy.send_signal(signal.SIGSTOP)
+    wait_until(lambda: "hung" in guarded.client.state()["bypasses"], 10)
+    assert dial(guarded) == "ConnectionRefusedError"
+    assert "goto captured" in guarded.nft("list", "map", "inet", "meshagent", "gate")
+
+    proxy.kill()
+    wait_until(lambda: not guarded.client.state()["bypasses"], 5)
+    assert dial(guarded) == "ConnectionRefusedError", "nobody listens"
+
+
+def test_another_process_in_the_place_of_the_hung_one_starts_clean(guarded: Guarded, proxy: Program) -> None:
+    guarded.client.apply(RULES)
+    watch_closely(guarded, proxy, opens=True)
+    proxy.send_signal(signal.SIGSTOP)
+    wait_until(lambda: "hung" in guarded.client.state()["bypasses"], 10)
+    other, started = sleeper(guarded)
+    guarded.client.watch("proxy", other.pid, started, opens=True)
+    guarded.client.recapture("proxy")
+    assert guarded.client.state()["bypasses"] == {}
 
 
 # --- the dead-man

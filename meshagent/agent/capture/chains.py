@@ -208,6 +208,14 @@ def virtual(intent: Intent) -> list[str]:
     entry = [text.rule(f"ip daddr {VIRTUAL4}", "goto nowhere", reason)]
     if intent.ipv6 is not Ipv6.LEAVE:
         entry.append(text.rule(f"ip6 daddr {VIRTUAL6}", "goto nowhere", reason))
+    if intent.mode is Mode.ACTIVE:
+        entry.append(
+            text.rule(
+                f"tcp dport {OUTBOUND} {_SYN} ct status dnat",
+                "meta l4proto vmap @hung_gate",
+                "filled while the proxy hangs: refused at once instead of kept waiting",
+            )
+        )
     refused: list[str] = []
     if intent.ipv6 is Ipv6.REFUSE and intent.mode is Mode.ACTIVE:
         entry.append(text.rule("ip6 daddr . tcp dport @claimed6", "goto refuse_ipv6", "literal address of a service"))

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 from meshagent.agent.capture import chains, text
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
+from meshagent.guard.decide import HUNG_GATE
 from meshagent.guard.state import Gate, Ruleset
 from meshagent.model.address import MeshAddress
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
@@ -127,6 +128,7 @@ def _sets(intent: Intent) -> list[str]:
         blocks.append(text.map_of("names_zone_gate", ("udp : goto captured_zone",)))
     if intent.mode is Mode.ACTIVE:
         blocks.append(text.map_of("claimed_gate", ("tcp : goto to_proxy",)))
+        blocks.append(text.map_of("hung_gate", ()))
     for name in _caller_sets(intent):
         blocks.append(
             text.dynamic_set(name, f"ipv{name[-1]}_addr . inet_service", _CALLERS_SIZE, CALLERS_TIMEOUT // 86_400)
@@ -147,10 +149,14 @@ def _caller_sets(intent: Intent) -> tuple[str, ...]:
 
 
 def _gates(intent: Intent) -> dict[str, Gate]:
-    """Policy closed has no gate around the proxy, so nothing can open it; names are never worth refusing."""
+    """Policy closed has no gate around the proxy, so nothing can open it; names are never worth refusing.
+
+    Whatever the policy, what is redirected to a proxy that hangs is refused instead of kept waiting.
+    """
     if intent.mode is not Mode.ACTIVE:
         return {}
-    gates = {}
+    refused = ("tcp : goto nowhere",)
+    gates = {HUNG_GATE: Gate(text.change("add", "hung_gate", refused), text.change("delete", "hung_gate", refused))}
     if intent.fail_open:
         gates[PROXY_GATE] = _gate("claimed_gate", ("tcp : goto to_proxy",), ("tcp : goto around_proxy",))
     if intent.nameservers:
