@@ -31,11 +31,13 @@ from meshagent.hub.store.sqlite import SqliteStore, open_store
 from meshagent.hub.store.trouble import corrupt
 from meshagent.hub.storewatch import watch_store
 from meshagent.machine.files import make_dir
+from meshagent.machine.limits import raise_descriptor_limit
 from meshagent.machine.notify import notify
 from meshagent.runtime.clock import Clock, SystemClock
 from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.ads_server import AdsServer
+from meshagent.transport.front_limits import Limits
 from meshagent.transport.grpc_server import Handler, add_methods, bind_loopback, new_server
 from meshagent.transport.listener import TlsFront
 from meshagent.transport.local import MAX_HUB_REQUEST
@@ -48,6 +50,8 @@ log = structlog.get_logger()
 
 #: The group whose members may administer the hub, where it exists.
 ADMIN_GROUP = "meshagent"
+#: An agent has two connections, each of which is three descriptors here (its own, and both ends on loopback).
+DESCRIPTORS = 3 * Limits().connections + 256
 #: How long calls that are under way may take when the hub stops; streams end, agents come back by themselves.
 STOP_SECONDS = 1.0
 
@@ -60,6 +64,7 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
     clock = clock or SystemClock()
     stop = stop or stop_on_signals()
     async with contextlib.AsyncExitStack() as down:
+        raise_descriptor_limit(DESCRIPTORS)
         refuse_if_live(settings.paths.hub_socket)  # a second hub on this root stops here, before it touches anything
         make_dir(settings.paths.hub_state, mode=0o700)
         make_dir(settings.paths.hub_run, mode=0o755)

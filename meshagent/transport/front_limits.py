@@ -9,14 +9,14 @@ _MAX_SOURCES = 10_000
 class Limits:
     """Bounds of a front. Times in seconds; ``rate`` handshakes per second and source after ``burst`` at once.
 
-    1,000 agents behind one NAT coming back after a hub restart pass within seconds.
+    1,000 agents behind one NAT that come back after a hub restart, each with two connections, pass at once.
     """
 
     connections: int = 4_096
     pending: int = 512
     handshake_timeout: float = 10.0
     rate: float = 100.0
-    burst: float = 500.0
+    burst: float = 2_500.0
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from meshagent.transport import local
 from tests.fakes.eventually import eventually, eventually_async
-from tests.hub.hosts import Newcomer, RunningHub, running_hub
+from tests.hub.hosts import Newcomer, RunningHub, free_port, running_hub
 
 ENTRY = """
 apiVersion: networking.istio.io/v1
@@ -85,7 +84,7 @@ def test_what_a_hub_acknowledged_under_load_survives_kill_9(tmp_path: Path) -> N
     print(f"MESHAGENT_TEST_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
     argv = [sys.executable, "-m", "meshagent.cli.entry", "--root", str(tmp_path), "hub", "run"]
     with (tmp_path / "log").open("wb") as log:
-        program = subprocess.Popen([*argv, "--listen", f"127.0.0.1:{_free_port()}"], stdout=log, stderr=log)
+        program = subprocess.Popen([*argv, "--listen", f"127.0.0.1:{free_port()}"], stdout=log, stderr=log)
     try:
         load = asyncio.run(_load_until_killed(tmp_path, program, random.Random(seed).uniform(0, 0.3)))
     finally:
@@ -109,12 +108,6 @@ async def _check_after_restart(root: Path, load: Load) -> None:
     Paths(root).hub_socket.unlink()  # left by the killed one; the helper below takes it for an answer
     async with running_hub(root) as again:
         await load.check(again)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _answering(root: Path, program: "subprocess.Popen[bytes]") -> RunningHub:
