@@ -54,11 +54,15 @@ def zones(intent: Intent) -> list[str]:
 
 
 def client_address() -> list[str]:
-    """The proxy connects to the application from the caller's address; the answers must come back to the proxy."""
+    """The proxy connects to the application from the caller's address; the answers must come back to the proxy.
+
+    Its packets lose the mark here: should a DNAT turn them to a container (docker run -p), the mark would route them to
+    this host instead. The container's answers come in by a bridge, not by output, and get the mark there.
+    """
     rules = [
         text.rule(
             f"ct direction original meta mark {CLIENT_SOURCE_MARK:#x}",
-            f"ct mark set {CLIENT_SOURCE_MARK:#x}",
+            f"ct mark set {CLIENT_SOURCE_MARK:#x} meta mark set 0",
             "the proxy speaks to the application from its caller's address",
         ),
         text.rule(
@@ -67,7 +71,15 @@ def client_address() -> list[str]:
             "the application's answers go back to the proxy, not out to the caller",
         ),
     ]
-    return [text.chain("client_address", "route hook output priority mangle", rules)]
+    published = text.rule(
+        f"iif != lo ct direction reply ct mark {CLIENT_SOURCE_MARK:#x}",
+        f"meta mark set {CLIENT_SOURCE_MARK:#x}",
+        "answers of a container whose port is published here go back to the proxy, too",
+    )
+    return [
+        text.chain("client_address", "route hook output priority mangle", rules),
+        text.chain("published", "filter hook prerouting priority mangle", [published]),
+    ]
 
 
 def own_ports() -> list[str]:

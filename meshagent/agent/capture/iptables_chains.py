@@ -67,12 +67,23 @@ def mangle() -> str:
             "the proxy speaks to the application from the address of its caller",
         ),
         rule(
+            f"-m conntrack --ctdir ORIGINAL {_mark(CLIENT_SOURCE_MARK)}",
+            f"-j MARK --set-xmark 0x0/{_WHOLE}",
+            "the way to it is the usual one, also to a container whose port is published here",
+        ),
+        rule(
             f"-m conntrack --ctdir REPLY -m connmark --mark {mark}",
             f"-j MARK --set-xmark {mark}/{_WHOLE}",
             "answers of the application go back to the proxy, not out to the caller",
         ),
     ]
-    return table("mangle", {"OUTPUT": "client_address"}, {"client_address": rules})
+    published = rule(
+        f"! -i lo -m conntrack --ctdir REPLY -m connmark --mark {mark}",
+        f"-j MARK --set-xmark {mark}/{_WHOLE}",
+        "answers of a container whose port is published here go back to the proxy, too",
+    )
+    jumps = {"PREROUTING": "published", "OUTPUT": "client_address"}
+    return table("mangle", jumps, {"published": [published], "client_address": rules})
 
 
 # --- NAT: names, then mesh addresses ---------------------------------------------------------------------------------
