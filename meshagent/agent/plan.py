@@ -21,14 +21,15 @@ from meshagent.agent.judge.firewalls import Firewall, judge_firewalls
 from meshagent.agent.judge.risks import Risk, login_risk
 from meshagent.agent.judge.spared import never_captured
 from meshagent.agent.judge.sysctls import judge_sysctls
+from meshagent.agent.judge.trust import Trusting, explain, read_rules, trust_risk
 from meshagent.agent.judge.values import OpenConnection, Session
 from meshagent.agent.names.resolver import ResolverFacts, read_resolv_conf
 from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.config.load import read_agent_config
 from meshagent.config.services import load_services
 from meshagent.config.settings import AgentConfig, DnsMode
+from meshagent.machine import access_files, firewalls, login, netlink, sockets, sysctls, users
 from meshagent.machine import facts as machine_facts
-from meshagent.machine import firewalls, login, netlink, sockets, sysctls, users
 from meshagent.machine.sockets import Connection, Listener
 from meshagent.model.address import HostPort, IPAddress, MeshAddress, parse_ip
 from meshagent.model.paths import Paths
@@ -36,6 +37,9 @@ from meshagent.model.policy import HostPolicy
 from meshagent.model.ports import HBONE
 from meshagent.model.posture import PlaintextMode, Posture
 from meshagent.model.service import DeclaredService
+
+#: CAP_NET_ADMIN (capabilities(7)): with it the proxy speaks from its callers' addresses.
+_NET_ADMIN = 12
 
 #: Shown for a proxy user that enrolling has yet to create.
 _FUTURE_UID = 999
@@ -70,7 +74,8 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
     services = load_services(paths.services_dir).services
     host = _look(_hub_addresses(paths, config, live, hubs))
     intent = decide(_wishes(config, wanted, services, live, capture_dns=_captures_dns(config, wanted)), host.facts)
-    risks = tuple(login_risk(intent, host.facts, host.session))
+    trusting = _trusting(host.listening)
+    risks = (*login_risk(intent, host.facts, host.session), *trust_risk(_declared(trusting, services, wanted)))
     answer = {
         "posture": wanted.value,
         "rules": render(intent).table,
@@ -80,6 +85,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "connections": list(_connections(intent, host)),
         "risks": [{"risk": risk.name, "text": risk.text, "mend": risk.mend} for risk in risks],
         "firewalls": [asdict(judged) for judged in _firewalls()],
+        "address_trust": list(_address_trust(trusting, services)),
         "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
         "warnings": [
             *_switched_off(paths),
@@ -134,6 +140,14 @@ def _firewalls() -> tuple[Firewall, ...]:
     return judge_firewalls(found.nft, found.saved, found.managers, found.zone, found.flushes)
 
 
+def _trusting(listening: tuple[Listener, ...]) -> tuple[Trusting, ...]:
+    keeps = machine_facts.may_have(_NET_ADMIN)
+    return tuple(
+        Trusting(each.program, each.port, keeps and not each.loopback_only, read_rules(each.program, each.files))
+        for each in access_files.read(listening)
+    )
+
+
 def _hub_addresses(
     paths: Paths, config: AgentConfig, live: Mapping[str, Any], hubs: Iterable[HostPort]
 ) -> frozenset[IPAddress]:
@@ -178,6 +192,31 @@ def _captured(intent: Intent, services: tuple[DeclaredService, ...]) -> Iterable
         yield {"port": port, "reason": f"{names[port]}: plain-text callers are counted and let in"}
     for port in intent.strict_ports:
         yield {"port": port, "reason": f"{names[port]}: plain-text callers are refused"}
+
+
+def _declared(
+    trusting: Iterable[Trusting], services: tuple[DeclaredService, ...], posture: Posture
+) -> Iterable[tuple[str, Trusting]]:
+    """What mesh peers would reach; postures below permissive let nobody in."""
+    if posture.serves_inbound:
+        names = {service.target_port: service.name for service in services}
+        yield from ((names[each.port], each) for each in trusting if each.port in names)
+
+
+def _address_trust(trusting: Iterable[Trusting], services: tuple[DeclaredService, ...]) -> Iterable[dict[str, Any]]:
+    names = {service.target_port: service.name for service in services}
+    for each in trusting:
+        for rule in each.rules:
+            yield {
+                "program": each.program,
+                "port": each.port,
+                "service": names.get(each.port, ""),
+                "keeps": each.keeps,
+                "file": rule.file,
+                "line": rule.line,
+                "rule": rule.rule,
+                "text": explain(each, rule),
+            }
 
 
 def _connections(intent: Intent, host: _Host) -> Iterable[dict[str, Any]]:

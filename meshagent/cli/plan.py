@@ -69,6 +69,10 @@ def _draw(planned: dict[str, Any]) -> None:
         click.echo(f"\nfirewall {firewall['name']}: {firewall['text']}")
         if firewall["allow"]:
             click.echo(f"  let mesh peers in with: {firewall['allow']}")
+    if planned["address_trust"]:
+        click.echo()
+        rules = [(f"{t['program']} on {t['port']}", t["rule"], t["text"]) for t in planned["address_trust"]]
+        _cut(("ACCESS BY ADDRESS", "RULE", "BEHIND THE MESH"), rules)
     click.echo()
     settings_read = [(s["name"], s["value"], s["text"]) for s in planned["sysctls"]]
     render.table(("KERNEL SETTING", "NOW", "READ, NEVER CHANGED"), settings_read)

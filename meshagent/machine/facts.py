@@ -56,6 +56,13 @@ def init_system(proc: Path = Path("/proc")) -> str:
     return "systemd" if is_systemd and own is not None and own == first else "none"
 
 
+def may_have(capability: int, proc: Path = Path("/proc")) -> bool:
+    """Whether programs started from here can have a capability (by number, capabilities(7)); containers drop some."""
+    lines = _text(proc / "self/status").splitlines()
+    bounding = next((line.split()[1] for line in lines if line.startswith("CapBnd:")), "0")
+    return bool(int(bounding, 16) >> capability & 1)
+
+
 def nameservers(resolv_conf: str) -> tuple[IPAddress, ...]:
     """The addresses of resolv.conf(5)'s nameserver lines that the C library would use, in order."""
     found: list[IPAddress] = []

@@ -76,6 +76,18 @@ PLAN = {
     "direct": [{"what": TEXT, "reason": TEXT}],
     "connections": [{"local": TEXT, "remote": TEXT, "process": TEXT, "pid": int, "effect": TEXT}],
     "firewalls": [{"name": TEXT, "verdict": TEXT, "text": TEXT, "allow": TEXT}],
+    "address_trust": [
+        {
+            "program": TEXT,
+            "port": int,
+            "service": TEXT,
+            "keeps": FLAG,
+            "file": TEXT,
+            "line": int,
+            "rule": TEXT,
+            "text": TEXT,
+        }
+    ],
     "sysctls": [{"name": TEXT, "value": int, "verdict": TEXT, "text": TEXT}],
     "risks": [{"risk": TEXT, "text": TEXT, "mend": TEXT}],
     "warnings": [TEXT],
