@@ -109,6 +109,8 @@ def write_pki(directory: Path) -> None:
     def build(subject: x509.Name, public: Any, constraints: x509.BasicConstraints) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(name).public_key(public)
         builder = builder.serial_number(x509.random_serial_number()).add_extension(constraints, critical=True)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
 
     ca = build(name, ca_key.public_key(), x509.BasicConstraints(True, None)).sign(ca_key, hashes.SHA256())

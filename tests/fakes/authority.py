@@ -88,7 +88,13 @@ class Authority:
             .add_extension(usage, critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=not root and not list(subject))
         )
-        if not root:
+        # key identifiers as RFC 5280 section 4.2.1.1 wants them; Python 3.13 refuses certificates without
+        own = self.key.public_key()
+        if root:
+            builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own), critical=False)
+        else:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(own)
+            builder = builder.add_extension(issuer, critical=False)
             both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
             builder = builder.add_extension(x509.ExtendedKeyUsage(both), critical=False)
         return builder.sign(self.key, hashes.SHA256())

@@ -122,7 +122,8 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")])
         constraints = x509.BasicConstraints(ca=True, path_length=None)
-        self.root = self._sign(self._name, self._key.public_key(), constraints, [])
+        identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        self.root = self._sign(self._name, self._key.public_key(), constraints, [identifier])
 
     def secrets(self, account: str) -> dict[str, Secret]:
         """``default`` and ``ROOTCA`` of a workload."""
@@ -151,7 +152,8 @@ class Authority:
         builder = x509.CertificateBuilder(self._name, subject, key, x509.random_serial_number())
         builder = builder.not_valid_before(now - datetime.timedelta(minutes=2))
         builder = builder.not_valid_after(now + datetime.timedelta(days=1)).add_extension(critical, critical=True)
-        for extension in others:
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        for extension in (*others, issuer):
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(self._key, hashes.SHA256())
 

@@ -1,24 +1,33 @@
 """A CSR contributes a key and nothing else; what is signed is what was decided."""
 
-from datetime import timedelta
+import contextlib
+import ssl
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshagent.hub.authority.issue import (
     BACKDATE,
     HUB_BACKDATE,
     RefusedCsr,
+    host_key_of,
     issue_hub,
     issue_workload,
     make_root,
     read_csr,
+    serial_for,
+    serial_hex,
     spki_sha256,
 )
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import SpiffeId
+from tests.fakes.authority import Authority
 from tests.hub.hosts import NOW, csr_pem
 
 WEB = SpiffeId("mesh.internal", "default", "web")
@@ -137,3 +146,63 @@ def test_nothing_outlives_the_root_and_an_expired_root_issues_nothing() -> None:
     assert issue_workload(root, key, WEB, end - timedelta(days=1), WEEK).not_valid_after_utc == end
     with pytest.raises((MeshagentError, ValueError)):
         issue_workload(root, key, WEB, end + timedelta(days=1), WEEK)
+
+
+def _strict(purpose: int, chain_pem: str, key_pem: bytes, roots_pem: str) -> ssl.SSLContext:
+    """As ``ssl.create_default_context`` makes them from Python 3.13 on."""
+    context = ssl.SSLContext(purpose)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=roots_pem)
+    with tempfile.NamedTemporaryFile() as held:
+        held.write(key_pem + b"\n" + chain_pem.encode())
+        held.flush()
+        context.load_cert_chain(held.name)
+    return context
+
+
+def _of_a_hub() -> tuple[str, bytes, str, str, bytes]:
+    """Chain and key of the hub, the roots, chain and key of a workload: as the CA issues them."""
+    now = datetime.now(UTC)
+    root = make_root("mesh.internal", now)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    hub, leaf = (
+        issue_hub(root, keys[0].public_key(), "mesh.internal", now),
+        issue_workload(root, keys[1].public_key(), WEB, now, WEEK, serial_for("ab" * 32)),
+    )
+    hub_key, key = (each.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for each in keys)
+    texts = [c.public_bytes(Encoding.PEM).decode() for c in (hub, leaf)]
+    return texts[0], hub_key, root.pem, texts[1], key
+
+
+def _of_the_tests() -> tuple[str, bytes, str, str, bytes]:
+    """The same of the CA that tests use."""
+    authority = Authority()
+    identity = authority.identity()
+    return (*authority.hub(), authority.root_pem, identity.chain_pem, identity.key_pem)
+
+
+@pytest.mark.parametrize("made", [_of_a_hub, _of_the_tests])
+def test_both_ends_stand_the_strict_verification_of_newer_pythons(
+    made: Callable[[], tuple[str, bytes, str, str, bytes]],
+) -> None:
+    hub_chain, hub_key, roots, chain, key = made()
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = _strict(ssl.PROTOCOL_TLS_SERVER, hub_chain, hub_key, roots).wrap_bio(
+        to_server, to_client, server_side=True
+    )
+    client = _strict(ssl.PROTOCOL_TLS_CLIENT, chain, key, roots).wrap_bio(
+        to_client, to_server, server_hostname="hub.mesh.internal"
+    )
+    for _ in range(4):
+        for end in (client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert client.getpeercert() and server.getpeercert()
+
+
+def test_a_serial_names_the_host_key_it_is_for_and_no_two_are_the_same() -> None:
+    serials = {serial_hex(serial_for("0123456789abcdef" * 4)) for _ in range(50)}
+    assert len(serials) == 50 and {host_key_of(s) for s in serials} == {"0123456789abcdef0123"}
+    assert all(int(s, 16).bit_length() < 160 for s in serials)
+    assert host_key_of(serial_hex(x509.random_serial_number() >> 8)) == ""
