@@ -9,6 +9,7 @@ is worse than a red one.
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ _missing: list[str] = []
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that runs this in the background has SIGINT ignored, and programs under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _shorten_temporary_paths(config)
     problem = _leave_the_machines_network()
     _missing.extend([problem] if problem else [])
