@@ -3,6 +3,7 @@
 A user on one host asks a web server and a Redis on the other all the time; the same in minutes is the long suite.
 """
 
+import os
 import shutil
 import signal
 import time
@@ -142,3 +143,36 @@ def test_no_request_fails_in_minutes_when_the_agents_are(
         suffer(mesh, fate, tmp_path)
         user.goes_on(time.monotonic(), timeout=60)
     unharmed(user.goes_on(since))
+
+
+#: The release before, unpacked by packaging/dev/setup long.
+OLDER = Path(os.environ.get("MESHAGENT_CACHE", "/var/cache/meshagent-build"), "envoy", "1.39.3", "envoy")
+
+
+def binary(host: Host, path: Path) -> None:
+    """What an upgrade of the package does, through the file an operator edits."""
+    settings = host.root / "etc/meshagent/agent.yaml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(f"proxy: {{binary: {path}}}\n")
+
+
+@LONG
+@pytest.mark.timeout(300)
+def test_no_request_fails_when_the_proxies_change_their_release_and_change_it_back(mesh: Mesh, envoy: Path) -> None:
+    for path, version in ((OLDER, "1.39.3"), (envoy, "1.40.0")):
+        for name in HOSTS:
+            wait_until(lambda name=name: alone(mesh, mesh.members[name]), 60, f"one epoch on {name}", 0.3)  # type: ignore[misc]
+            binary(mesh.members[name], path)
+        with using(mesh) as user:
+            since = time.monotonic()
+            user.goes_on(since)
+            for name in HOSTS:
+                host = mesh.members[name]
+                wait_until(lambda host=host: offered(mesh, host), 30, "the other release is noticed", 0.3)  # type: ignore[misc]
+                assert hot_restart(mesh, host)["version"] == version
+                user.goes_on(time.monotonic())
+            unharmed(user.goes_on(since))
+
+
+def offered(mesh: Mesh, host: Host) -> bool:
+    return "proxy-upgrade-available" in mesh.conditions(host)
