@@ -167,6 +167,7 @@ class Agent:
                 self.capture.status,
                 self.names_served,
                 self.taken,
+                self.relay.taps.doors,
             )
         )
         self.reports = Reports(self.tracker, self.session.state, self.hub_clock, self.announcer.result)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshagent import __version__
+from meshagent.agent.capture.intent import wanted_doors
 from meshagent.agent.capture.status import CaptureStatus
 from meshagent.agent.envoy.state import ProxyState
 from meshagent.agent.here import Here
@@ -18,6 +19,7 @@ from meshagent.agent.names.table import NameIndex, build_index
 from meshagent.agent.ports import Taken, on_port
 from meshagent.agent.services.announce import HostFacts as HostDescription
 from meshagent.config.settings import AgentConfig, CaptureConfig, DnsMode, Ipv6Mode
+from meshagent.model.doors import ON_REQUEST, Door, OpenDoor
 from meshagent.model.names import NameTable
 from meshagent.model.ports import HBONE
 from meshagent.model.posture import Posture
@@ -39,11 +41,12 @@ class Sources:
     capture: Latest[CaptureStatus]
     names_served: Latest[bool]
     taken: Latest[tuple[Taken, ...]]
+    doors: Latest[frozenset[OpenDoor]]
 
     def all(self) -> tuple[Latest[Any], ...]:
         here = self.here
         followed = (self.config, here.conf, here.addresses, here.facts)
-        return (*followed, self.names, self.health, self.proxy, self.capture, self.names_served, self.taken)
+        return (*followed, self.names, self.health, self.proxy, self.capture, self.names_served, self.taken, self.doors)
 
 
 class Derived:
@@ -127,4 +130,10 @@ class Derived:
             locality=config.locality,
             agent_version=__version__,
             envoy_version=self._known.proxy.value.version,
+            doors=self._doors(config),
         )
+
+    def _doors(self, config: AgentConfig) -> frozenset[Door]:
+        """Those asked for, and those the proxy has: taking a listener away would close its connections."""
+        there = {door for door, _ in self._known.doors.value} & ON_REQUEST
+        return wanted_doors(config.capture, self.posture.value, self._known.here.facts.value) | there

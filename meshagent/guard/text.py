@@ -14,7 +14,7 @@ from meshagent.guard.wire import RequestError
 #: In quotes nft takes no escapes, so a string ends at the next quote; it is at most a comment of 128 bytes.
 _STRING = re.compile(r'"[^"\n]{0,200}"')
 #: Everything that is left outside strings. No '#' (comment), '$' (variable), quotes or backslashes.
-_PLAIN = re.compile(r"[A-Za-z0-9_ \t\n.:/;,@&|()!=<>+{}-]*", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z0-9_ \t\n.:/;,@&|()!=<>+{}\[\]-]*", re.ASCII)
 _BRACE = re.compile(r"[{}]")
 _FORBIDDEN = re.compile(r"\b(?:include|define|redefine|undefine)\b")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from meshagent.model.address import IPAddress
+from meshagent.model.doors import Door
 from meshagent.model.identity import SpiffeId
 from meshagent.model.names import DEFAULT_ZONE
 from meshagent.model.posture import PlaintextMode, Posture
@@ -87,6 +88,7 @@ class HostView:
     connected: bool = False
     posture: Posture | None = None
     locality: str = ""
+    doors: frozenset[Door] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

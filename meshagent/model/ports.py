@@ -2,6 +2,7 @@
 
 OUTBOUND = 15001
 INBOUND = 15006
+BRIDGED = 15002  # not Istio's: containers come in here
 HBONE = 15008
 CONTROL_PLANE = 15012
 METRICS = 15020

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshagent.model.address import IPAddress, parse_ip
+from meshagent.model.doors import ON_REQUEST, Door
 from meshagent.model.errors import UsageError
 from meshagent.model.names import is_label
 from meshagent.model.posture import Posture
@@ -48,6 +49,7 @@ class Announced:
     """All that a host says of itself. ``addresses`` preferred first; ``generation`` grows within one session.
 
     ``goodbye``: leave discovery now; with ``leave`` the enrolment is given back too.
+    ``doors``: listeners beside those that every proxy has.
     ``refused``: service name -> why it was not taken (only ever filled on the receiving side).
     """
 
@@ -62,6 +64,7 @@ class Announced:
     conditions: tuple[AnnouncedCondition, ...] = ()
     goodbye: bool = False
     leave: bool = False
+    doors: frozenset[Door] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,6 +95,7 @@ def announcement_message(announced: Announced) -> pb.Announcement:
         ],
         goodbye=announced.goodbye,
         leave=announced.leave,
+        doors=sorted(announced.doors),
     )
 
 
@@ -142,6 +146,7 @@ def parse_announcement(message: pb.Announcement) -> Announced:
         conditions=tuple(_condition(condition) for condition in message.conditions[:MAX_CONDITIONS]),
         goodbye=message.goodbye,
         leave=message.leave,
+        doors=frozenset(door for door in ON_REQUEST if door in message.doors),  # a newer agent may know more
         refused=refused,
     )
 

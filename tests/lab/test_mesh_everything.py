@@ -1,4 +1,4 @@
-"""A host that hands more than the mesh to its proxy: what leaves it, over both families."""
+"""A host that hands more than the mesh to its proxy: what leaves it, what comes in, what its containers send."""
 
 import socket
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from tests.lab.mesh import Mesh, open_mesh
 
 pytestmark = pytest.mark.root
 
+INBOUND = "InboundPassthroughCluster"
+
 
 @pytest.fixture(scope="module")
 def mesh(envoy: Path) -> Iterator[Mesh]:
@@ -20,6 +22,7 @@ def mesh(envoy: Path) -> Iterator[Mesh]:
         web, cache, shop = (opened.lab.host(name) for name in ("web", "cache", "shop"))
         recipes.redis(cache)
         recipes.nginx(shop)
+        recipes.nginx(web)
         opened.join_all((web, []), (cache, [("cache", 6379, "redis")]))
         yield opened
 
@@ -34,12 +37,12 @@ def rules(host: Host) -> str:
     return host.run(["nft", "list", "table", "inet", "meshagent"]).stdout
 
 
-def passed_on(host: Host) -> int:
-    """Connections to addresses outside the mesh that the host's proxy has passed on."""
+def passed_on(host: Host, cluster: str = "PassthroughCluster") -> int:
+    """Connections that the host's proxy has passed on to where they were dialled."""
     (admin,) = (host.root / "run/meshagent/proxy").glob("admin-*.sock")
-    name = "cluster.PassthroughCluster.upstream_cx_total"
+    name = f"cluster.{cluster}.upstream_cx_total"
     answer = host.run(["curl", "-s", "--unix-socket", str(admin), f"http://envoy/stats?filter={name}"]).stdout
-    return int(answer.removeprefix(f"{name}: "))
+    return int(answer.removeprefix(f"{name}: ") or 0)
 
 
 def fetch(host: Host, address: str) -> str:
@@ -83,3 +86,56 @@ def test_who_dials_the_proxys_port_by_itself_meets_a_dead_end(mesh: Mesh, addres
         client.connect((address, 15001))
         assert client.recv(1) == b""
         assert passed_on(web) == before
+
+
+@pytest.mark.parametrize(
+    ("mode", "sign"), [("tproxy", "tproxy ip6 to"), ("redirect", "redirect to :15006")], ids=["tproxy", "redirect"]
+)
+def test_what_comes_in_passes_the_proxy_and_the_process_sees_who_calls(mesh: Mesh, mode: str, sign: str) -> None:
+    web, shop = mesh.members["web"], mesh.lab.hosts["shop"]
+    with shop.connect(web.address4, 80) as before:
+        configure(web, f"capture: {{inbound: all, mode: {mode}}}\n")
+        wait_until(lambda: sign in rules(web), 15, mode)
+        start = passed_on(web, INBOUND)
+        for source, address in zip(shop.addresses, web.addresses, strict=True):
+            assert fetch(shop, address).startswith(source), "as if it had come directly"
+        wait_until(lambda: passed_on(web, INBOUND) == start + 2, 5, "seen by the proxy")
+        for port in (15006, 15002, 81):
+            with pytest.raises(ConnectionRefusedError):
+                shop.connect(web.address4, port)
+        with shop.connect(web.address4, 80) as captured:
+            wait_until(lambda: passed_on(web, INBOUND) == start + 3, 5, "seen by the proxy")
+            configure(web, "{}\n")
+            wait_until(lambda: "chain arriving" not in rules(web), 10, "nothing redirected")
+            for connection in (before, captured):
+                connection.sendall(b"GET /who HTTP/1.0\r\n\r\n")
+                assert shop.address4.encode() in connection.makefile("rb").read()
+        assert fetch(shop, web.address4).startswith(shop.address4)
+        assert passed_on(web, INBOUND) == start + 3
+        assert mesh.conditions(web) == []
+
+
+def test_a_container_behind_a_named_bridge_uses_the_mesh(mesh: Mesh) -> None:
+    web, container = mesh.members["web"], mesh.lab.host("container")
+    for words in (
+        "link add docker0 type bridge",
+        f"link add veth1 type veth peer name inner netns {container.namespaces.holder}",
+        "link set veth1 master docker0 up",
+        "address add 172.30.0.1/24 dev docker0",
+        "link set docker0 up",
+    ):
+        web.run(["ip", *words.split()])
+    for words in (
+        "address add 172.30.0.2/24 dev inner",
+        "link set inner up",
+        "route add 240.240.0.0/16 via 172.30.0.1",
+    ):
+        container.run(["ip", *words.split()])
+    configure(web, "capture: {bridges: [docker0]}\n")
+    wait_until(lambda: "chain bridged" in rules(web), 15, "containers captured")
+    address = next(text for text in mesh.resolve(web, "cache.default.mesh.internal") if ":" not in text)
+    assert container.run(["redis-cli", "-h", address, "ping"]).stdout == "PONG\n"
+    assert f"addr={web.address4}:" in container.run(["redis-cli", "-h", address, "client", "list"]).stdout
+    with pytest.raises(ConnectionRefusedError):
+        container.connect(address, 80)
+    configure(web, "{}\n")

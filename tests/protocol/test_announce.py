@@ -5,6 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from meshagent.model.doors import Door
 from meshagent.model.errors import UsageError
 from meshagent.model.posture import Posture
 from meshagent.model.service import DeclaredService, ServiceHealth, ServiceProtocol
@@ -40,6 +41,7 @@ ANNOUNCED = Announced(
     conditions=(AnnouncedCondition("config-rejected", "error", "text"),),
     goodbye=True,
     leave=True,
+    doors=frozenset({Door.BRIDGES, Door.INBOUND_TPROXY}),
 )
 
 
@@ -49,6 +51,14 @@ def message() -> pb.Announcement:
 
 def test_an_announcement_survives_the_wire() -> None:
     assert parse_announcement(pb.Announcement.FromString(message().SerializeToString())) == ANNOUNCED
+
+
+def test_a_door_that_this_hub_does_not_know_is_left_out_alone() -> None:
+    newer = message()
+    newer.doors.extend(["trapdoor", "passthrough"])
+    found = parse_announcement(newer).doors
+    assert found == ANNOUNCED.doors
+    assert all(isinstance(door, Door) for door in found)
 
 
 def change(**fields: object) -> Callable[[pb.Announcement], None]:

@@ -5,6 +5,7 @@ Comments in the rules are for whoever reads ``nft list table inet meshagent`` at
 
 from meshagent.agent.capture import text
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
+from meshagent.config.settings import RedirectMode
 from meshagent.model.address import VIRTUAL4, VIRTUAL6
 from meshagent.model.marks import (
     AGENT_MARK,
@@ -14,13 +15,13 @@ from meshagent.model.marks import (
     PROXY_MARK,
     PROXY_ZONE,
 )
-from meshagent.model.ports import DNS, OUTBOUND, OWN_LOCAL_PORTS
+from meshagent.model.ports import BRIDGED, DNS, INBOUND, OUTBOUND, OWN_LOCAL_PORTS
 
-_NOT_SYN = "tcp flags & (fin|syn|rst|ack) != syn"
-_SYN = "tcp flags & (fin|syn|rst|ack) == syn"
+HUNG = "filled while the proxy hangs: refused at once instead of kept waiting"
+NOT_SYN = "tcp flags & (fin|syn|rst|ack) != syn"
+SYN = "tcp flags & (fin|syn|rst|ack) == syn"
 _PROXY_MARKS = f"{{ {CLIENT_SOURCE_MARK:#x}, {PROXY_MARK:#x} }}"
 _OUR_MARKS = f"{{ {CLIENT_SOURCE_MARK:#x}, {AGENT_MARK:#x}, {PROXY_MARK:#x} }}"
-_OWN_PORTS = f"{{ {', '.join(map(str, OWN_LOCAL_PORTS))} }}"
 
 
 def zones(intent: Intent) -> list[str]:
@@ -82,12 +83,13 @@ def client_address() -> list[str]:
     ]
 
 
-def own_ports() -> list[str]:
+def own_ports(intent: Intent) -> list[str]:
     """Before NAT, so that what is redirected to these ports later passes."""
+    own = _own(intent)
     rules = [
         text.rule(f"meta mark {AGENT_MARK:#x}", "return", "the agent probes its own ports"),
         text.rule(
-            f"tcp dport {_OWN_PORTS} {_SYN} fib daddr type local",
+            f"tcp dport {own} {SYN} fib daddr type local",
             "reject with tcp reset",
             "our own ports are reached by redirect only, also by local users",
         ),
@@ -97,15 +99,31 @@ def own_ports() -> list[str]:
             "our resolver is reached by redirect only",
         ),
     ]
-    outside = text.rule(
-        f"iif != lo tcp dport {_OWN_PORTS} {_SYN} fib daddr type local",
-        "reject with tcp reset",
-        "our own ports are not for other hosts",
-    )
+    outside = [
+        text.rule(
+            f"iif != lo tcp dport {own} {SYN} fib daddr type local",
+            "reject with tcp reset",
+            "our own ports are not for other hosts",
+        )
+    ]
+    if redirected := _redirected_from_outside(intent):
+        match = f"iif != lo tcp dport {{ {', '.join(map(str, redirected))} }} ct status dnat"
+        outside.insert(0, text.rule(match, "return", "came by a redirect"))
     return [
         text.chain("own_ports", "filter hook output priority mangle", rules),
-        text.chain("own_ports_outside", "filter hook input priority mangle", [outside]),
+        text.chain("own_ports_outside", "filter hook input priority mangle", outside),
     ]
+
+
+def _redirected_from_outside(intent: Intent) -> list[int]:
+    """Ports of ours to which something from outside is redirected."""
+    inbound = intent.inbound_families and intent.inbound_mode is RedirectMode.REDIRECT
+    return [*([BRIDGED] if intent.bridged_families else []), *([INBOUND] if inbound else [])]
+
+
+def _own(intent: Intent) -> str:
+    ports = sorted((*OWN_LOCAL_PORTS, *((BRIDGED,) if intent.bridged_families else ())))
+    return f"{{ {', '.join(map(str, ports))} }}"
 
 
 def names(intent: Intent) -> list[str]:
@@ -135,17 +153,17 @@ def names(intent: Intent) -> list[str]:
 
 def _nameserver_matches(intent: Intent) -> list[tuple[str, str]]:
     present = {address.version for address in intent.nameservers}
-    return [(_FAMILY[version], f"nameservers{version}") for version in (4, 6) if version in present]
+    return [(FAMILY[version], f"nameservers{version}") for version in (4, 6) if version in present]
 
 
-_FAMILY = {4: "ip", 6: "ip6"}
+FAMILY = {4: "ip", 6: "ip6"}
 
 
 def outbound(intent: Intent) -> list[str]:
     versions = (4, 6) if intent.ipv6 is Ipv6.CAPTURE else (4,)
     entry, gated = [], []
     for version in versions:
-        key = f"{_FAMILY[version]} daddr . tcp dport"
+        key = f"{FAMILY[version]} daddr . tcp dport"
         entry.append(text.rule(f"{key} @virtual{version}", "goto mesh", "virtual address and port of a service"))
         entry.append(text.rule(f"{key} @claimed{version}", "goto mesh", "literal address and port of a service"))
         gated.append(
@@ -179,7 +197,7 @@ def _everything(intent: Intent) -> list[str]:
 def _never(intent: Intent) -> list[str]:
     rules = [
         text.rule(
-            f"{_FAMILY[version]} daddr {{ {', '.join(text.outermost(intent.direct, version))} }}",
+            f"{FAMILY[version]} daddr {{ {', '.join(text.outermost(intent.direct, version))} }}",
             "return",
             "never through the proxy: hub, gateways, resolvers, loopback, link-local, metadata, multicast",
         )
@@ -191,7 +209,7 @@ def _never(intent: Intent) -> list[str]:
 
 def _exemptions(intent: Intent) -> list[str]:
     return [
-        text.rule(_NOT_SYN, "return", "only new connections: open ones stay what they are"),
+        text.rule(NOT_SYN, "return", "only new connections: open ones stay what they are"),
         text.rule(f"meta mark {_OUR_MARKS}", "return", "the proxy and the agent go direct"),
         text.rule(f"meta skuid {intent.proxy_uid}", "return", "the proxy goes direct"),
     ]
@@ -223,9 +241,9 @@ def virtual(intent: Intent) -> list[str]:
     if intent.mode is Mode.ACTIVE:
         entry.append(
             text.rule(
-                f"tcp dport {OUTBOUND} {_SYN} ct status dnat",
+                f"tcp dport {OUTBOUND} {SYN} ct status dnat",
                 "meta l4proto vmap @hung_gate",
-                "filled while the proxy hangs: refused at once instead of kept waiting",
+                HUNG,
             )
         )
     refused: list[str] = []
@@ -247,29 +265,3 @@ def _refuse_ipv6(intent: Intent) -> list[str]:
     never = _never(intent) if intent.all_families else []
     end = text.rule("", "goto nowhere", "capture.ipv6: refuse")
     return [text.chain("refuse_ipv6", "", [*_exemptions(intent), *_direct(intent), *never, end])]
-
-
-def inbound(intent: Intent) -> list[str]:
-    """Mesh peers come by HBONE and reach the application over lo; what comes from outside on these ports is plain."""
-    entry = []
-    for name, target, reason in (
-        ("counted_ports", "plain_text", "plain text on a declared port: counted, left alone"),
-        ("strict_ports", "refuse_plain_text", "plain text on a port that requires mutual TLS"),
-    ):
-        if getattr(intent, name):
-            match = f"iif != lo tcp dport @{name} {_SYN} fib daddr type local"
-            entry.append(text.rule(match, f"goto {target}", reason))
-    blocks = [text.chain("inbound", "filter hook input priority 10", entry)]
-    if intent.counted_ports:
-        blocks.append(text.chain("plain_text", "", _count("callers")))
-    if intent.strict_ports:
-        refuse = text.rule("", "reject with tcp reset", "mutual TLS is required: new plain connections are refused")
-        blocks.append(text.chain("refuse_plain_text", "", [*_count("refused"), refuse]))
-    return blocks
-
-
-def _count(name: str) -> list[str]:
-    return [
-        text.rule("", f"update @{name}4 {{ ip saddr . tcp dport counter }}", "who calls in plain text"),
-        text.rule("", f"update @{name}6 {{ ip6 saddr . tcp dport counter }}", "who calls in plain text"),
-    ]

@@ -11,7 +11,15 @@ from ipaddress import IPv6Address
 
 from meshagent.agent.capture import claims, never
 from meshagent.agent.capture.values import HostFacts, Intent, Ipv6, Mode, Spared, Wishes
-from meshagent.config.settings import Backend, CaptureConfig, FailurePolicy, InboundScope, Ipv6Mode, OutboundScope
+from meshagent.config.settings import (
+    Backend,
+    CaptureConfig,
+    FailurePolicy,
+    InboundScope,
+    Ipv6Mode,
+    OutboundScope,
+    RedirectMode,
+)
 from meshagent.model.address import IPAddress
 from meshagent.model.doors import Door
 from meshagent.model.errors import MeshagentError, UsageError
@@ -39,6 +47,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     kept = [address for address in considered if address not in {claim.address for claim in refused}]
     counted, strict = _inbound(wishes, {item.port for item in spared})
     everything = _everything(wishes, ipv6)
+    bridged, arriving = _bridged(wishes, ipv6), _arriving(wishes, facts, ipv6)
     return Intent(
         mode=mode,
         proxy_uid=facts.proxy_uid,
@@ -54,9 +63,14 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         all_families=everything,
         direct=never.networks(facts) if everything else (),
         direct_ports=never.ports(facts, wishes.config.force_ports) if everything else (),
+        inbound_families=arriving,
+        inbound_mode=_redirect_mode(wishes.config, facts) if arriving else RedirectMode.TPROXY,
+        inbound_direct_ports=never.inbound_ports(facts, wishes.config) if arriving else (),
+        bridges=tuple(sorted(set(wishes.config.bridges))) if bridged else (),
+        bridged_families=bridged,
         spared=spared,
         refused=refused,
-        waiting=tuple(_waiting(wishes, everything)),
+        waiting=tuple(_waiting(wishes, everything, bridged, arriving)),
     )
 
 
@@ -91,7 +105,53 @@ def _everything(wishes: Wishes, ipv6: Ipv6) -> tuple[int, ...]:
     return tuple(v for v in families if wishes.has(Door.PASSTHROUGH, v) or (v, ipv6) == (6, Ipv6.REFUSE))
 
 
-def _waiting(wishes: Wishes, everything: tuple[int, ...]) -> Iterator[str]:
+def _bridged(wishes: Wishes, ipv6: Ipv6) -> tuple[int, ...]:
+    if not wishes.config.bridges:
+        return ()
+    return tuple(v for v in _captured_families(ipv6) if wishes.has(Door.BRIDGES, v))
+
+
+def _arriving(wishes: Wishes, facts: HostFacts, ipv6: Ipv6) -> tuple[int, ...]:
+    """IP versions of which everything that comes in passes the proxy."""
+    if wishes.config.inbound is not InboundScope.ALL or not wishes.posture.serves_inbound:
+        return ()
+    door = _inbound_door(wishes.config, facts)
+    return tuple(v for v in _captured_families(ipv6) if wishes.has(door, v))
+
+
+def _captured_families(ipv6: Ipv6) -> tuple[int, ...]:
+    return (4, 6) if ipv6 is Ipv6.CAPTURE else (4,)
+
+
+def _redirect_mode(config: CaptureConfig, facts: HostFacts) -> RedirectMode:
+    """TPROXY where it can be: host firewalls then still see the port that was dialled."""
+    if config.mode is RedirectMode.AUTO:
+        return RedirectMode.TPROXY if facts.tproxy_usable else RedirectMode.REDIRECT
+    return config.mode
+
+
+def _inbound_door(config: CaptureConfig, facts: HostFacts) -> Door:
+    tproxy = _redirect_mode(config, facts) is RedirectMode.TPROXY
+    return Door.INBOUND_TPROXY if tproxy else Door.INBOUND_REDIRECT
+
+
+def wanted_doors(config: CaptureConfig, posture: Posture, facts: HostFacts) -> frozenset[Door]:
+    """The listeners that these settings need beside those that every proxy has."""
+    found: set[Door] = set()
+    if config.bridges and posture.captures_outbound:
+        found.add(Door.BRIDGES)
+    if config.inbound is InboundScope.ALL and posture.serves_inbound:
+        found.add(_inbound_door(config, facts))
+    return frozenset(found)
+
+
+def _waiting(
+    wishes: Wishes, everything: tuple[int, ...], bridged: tuple[int, ...], arriving: tuple[int, ...]
+) -> Iterator[str]:
+    if wishes.config.bridges and not bridged:
+        yield "capture.bridges waits until the proxy has a listener for containers"
+    if wishes.config.inbound is InboundScope.ALL and wishes.posture.serves_inbound and not arriving:
+        yield "capture.inbound: all waits until the proxy has a listener for what comes in"
     if wishes.config.outbound is OutboundScope.ALL and 4 not in everything:
         yield "capture.outbound: all waits until the proxy can pass on what isn't for the mesh"
 
@@ -153,15 +213,19 @@ def _require_possible(config: CaptureConfig, facts: HostFacts, mode: Mode) -> No
             hint="install nftables (libnftables1) on a kernel with nf_tables, and set capture.backend to auto",
         )
     for name, asked in (
-        ("capture.inbound: all", config.inbound is InboundScope.ALL),
         ("capture.units", bool(config.units)),
-        ("capture.bridges", bool(config.bridges)),
         ("capture.exclude.units", bool(config.exclude.units)),
     ):
         if asked:
             raise UsageError(
                 "unsupported-capture", f"{name} is not supported by this version", hint="remove it from agent.yaml"
             )
+    if (config.inbound, config.mode) == (InboundScope.ALL, RedirectMode.TPROXY) and not facts.tproxy_usable:
+        raise MeshagentError(
+            "tproxy-unusable",
+            "capture.mode is 'tproxy', but this kernel's nftables doesn't have it",
+            hint="load nft_tproxy, or set capture.mode to auto or redirect",
+        )
     if config.ipv6 is Ipv6Mode.CAPTURE and not facts.ipv6_usable:
         raise MeshagentError(
             "ipv6-unusable",

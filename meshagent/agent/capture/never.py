@@ -8,9 +8,9 @@ line: the rules return what is local first, and only TCP is captured.
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from meshagent.agent.capture.values import HostFacts
-from meshagent.config.settings import PortRange
+from meshagent.config.settings import CaptureConfig, PortRange
 from meshagent.model.address import VIRTUAL4, VIRTUAL6, IPNetwork
-from meshagent.model.ports import OWN_LOCAL_PORTS
+from meshagent.model.ports import BRIDGED, HBONE, METRICS, OWN_LOCAL_PORTS
 
 _SSH = 22
 #: Loopback, link-local (169.254.169.254 is cloud metadata on IPv4), multicast, broadcast and "this network"; a virtual
@@ -35,3 +35,11 @@ def ports(facts: HostFacts, forced: tuple[PortRange, ...]) -> tuple[PortRange, .
     too), and the proxy's own, at which the proxy ends what it is handed."""
     ssh = {port for port in (_SSH, *facts.sshd_ports) if not any(port in each for each in forced)}
     return tuple(PortRange(port, port) for port in sorted({*ssh, *OWN_LOCAL_PORTS}))
+
+
+def inbound_ports(facts: HostFacts, config: CaptureConfig) -> tuple[PortRange, ...]:
+    """Local ports that are never redirected: sshd's, that of the session that types, the mesh's own, and what
+    agent.yaml excludes."""
+    login = {p for p in (_SSH, *facts.sshd_ports, *facts.session_ports) if not any(p in f for f in config.force_ports)}
+    own = (*OWN_LOCAL_PORTS, BRIDGED, HBONE, METRICS)
+    return tuple(sorted({*(PortRange(port, port) for port in sorted({*login, *own})), *config.exclude.ports}))

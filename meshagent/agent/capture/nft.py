@@ -19,7 +19,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-from meshagent.agent.capture import chains, text
+from meshagent.agent.capture import chains, chains_bridges, chains_inbound, text
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
 from meshagent.guard.decide import HUNG_GATE
 from meshagent.guard.state import Gate, Ruleset
@@ -73,12 +73,13 @@ def digest(rules: str, owner: bool, sets: Mapping[str, bytes]) -> str:
 
 def _rules(intent: Intent) -> str:
     """The table without addresses of the mesh: those go another way, see guard/elements.py."""
-    blocks = [*_sets(intent), *chains.zones(intent), *chains.client_address(), *chains.own_ports()]
+    blocks = [*_sets(intent), *chains.zones(intent), *chains.client_address(), *chains.own_ports(intent)]
     if intent.mode is Mode.ACTIVE:
-        blocks += [*chains.names(intent), *chains.outbound(intent)]
+        blocks += [*chains.names(intent), *chains.outbound(intent), *chains_bridges.bridged(intent)]
     blocks += chains.virtual(intent)
     if intent.counted_ports or intent.strict_ports:
-        blocks += chains.inbound(intent)
+        blocks += chains_inbound.inbound(intent)
+    blocks += chains_inbound.arriving(intent)
     return f"table inet {TABLE} {{\n" + "\n".join(blocks) + "}\n"
 
 
@@ -127,7 +128,7 @@ def _sets(intent: Intent) -> list[str]:
         blocks.append(text.map_of("names_gate", ("tcp : goto to_resolver", "udp : goto to_resolver")))
         blocks.append(text.map_of("names_zone_gate", ("udp : goto captured_zone",)))
     if intent.mode is Mode.ACTIVE:
-        blocks.append(text.map_of("claimed_gate", ("tcp : goto to_proxy",)))
+        blocks += [text.map_of(name, (f"tcp : goto {captured}",)) for name, captured, _ in _proxy_maps(intent)]
         blocks.append(text.map_of("hung_gate", ()))
     for name in _caller_sets(intent):
         blocks.append(
@@ -158,7 +159,7 @@ def _gates(intent: Intent) -> dict[str, Gate]:
     refused = ("tcp : goto nowhere",)
     gates = {HUNG_GATE: Gate(text.change("add", "hung_gate", refused), text.change("delete", "hung_gate", refused))}
     if intent.fail_open:
-        gates[PROXY_GATE] = _gate("claimed_gate", ("tcp : goto to_proxy",), ("tcp : goto around_proxy",))
+        gates[PROXY_GATE] = _proxy_gate(intent)
     if intent.nameservers:
         captured = tuple(f"{proto} : goto to_resolver" for proto in ("tcp", "udp"))
         around = tuple(f"{proto} : goto around_resolver" for proto in ("tcp", "udp"))
@@ -168,6 +169,21 @@ def _gates(intent: Intent) -> dict[str, Gate]:
             names.recapture + text.change("add", "names_zone_gate", zone),
         )
     return gates
+
+
+def _proxy_maps(intent: Intent) -> list[tuple[str, str, str]]:
+    """Map, chain that leads to the proxy, chain that leads around it."""
+    maps = [("claimed_gate", "to_proxy", "around_proxy")]
+    if intent.bridged_families:
+        maps.append(("bridged_gate", "bridged_to_proxy", "bridged_around"))
+    if intent.inbound_families:
+        maps.append(("inbound_gate", "to_inbound", "around_inbound"))
+    return maps
+
+
+def _proxy_gate(intent: Intent) -> Gate:
+    flips = [_gate(name, (f"tcp : goto {to}",), (f"tcp : goto {past}",)) for name, to, past in _proxy_maps(intent)]
+    return Gate("".join(flip.bypass for flip in flips), "".join(flip.recapture for flip in flips))
 
 
 def _gate(name: str, captured: Sequence[str], around: Sequence[str]) -> Gate:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from meshagent.config.settings import CaptureConfig, Exclude, PortRange
+from meshagent.config.settings import CaptureConfig, Exclude, PortRange, RedirectMode
 from meshagent.model.address import IPAddress, IPNetwork, MeshAddress
 from meshagent.model.doors import Door, OpenDoor
 from meshagent.model.errors import UsageError
@@ -42,7 +42,8 @@ class HostFacts:
     """What capture must know about this machine.
 
     ``gateways`` are next hops of default routes, ``nameservers`` those of resolv.conf in order, ``session_ports`` local
-    ports of the remote session that is typing. ``ipv6_usable``: the proxy can bind ::1.
+    ports of the remote session that is typing.
+    ``ipv6_usable``: the proxy can bind ::1; ``tproxy_usable``: the kernel can hand over packets as they are.
     """
 
     proxy_uid: int
@@ -54,6 +55,7 @@ class HostFacts:
     session_ports: frozenset[int] = frozenset()
     ipv6_usable: bool = True
     nft_usable: bool = True
+    tproxy_usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,9 @@ class Intent:
 
     ``counted_ports`` and ``strict_ports`` are ports processes listen on; ``nameservers`` is empty where DNS isn't
     captured; ``fail_open``: literals go direct while the proxy is dead. ``all_families``: IP versions of which every
-    connection is captured, except to ``direct`` networks and ``direct_ports``. ``waiting``: what was asked for and
+    connection is captured, except to ``direct`` networks and ``direct_ports``. ``inbound_families``: those of which
+    what comes in for a listening process passes the proxy, except to ``inbound_direct_ports``, by ``inbound_mode``
+    (TPROXY or REDIRECT). ``bridges`` are captured over ``bridged_families``. ``waiting``: what was asked for and
     can't be done yet, in sentences.
     """
 
@@ -119,6 +123,11 @@ class Intent:
     all_families: tuple[int, ...] = ()
     direct: tuple[IPNetwork, ...] = ()
     direct_ports: tuple[PortRange, ...] = ()
+    inbound_families: tuple[int, ...] = ()
+    inbound_mode: RedirectMode = RedirectMode.TPROXY
+    inbound_direct_ports: tuple[PortRange, ...] = ()
+    bridges: tuple[str, ...] = ()
+    bridged_families: tuple[int, ...] = ()
     spared: tuple[Spared, ...] = ()
     refused: tuple[RefusedClaim, ...] = ()
     waiting: tuple[str, ...] = ()
@@ -139,6 +148,11 @@ def _sentences(intent: Intent) -> Iterable[str]:
     if intent.all_families:
         versions = " and ".join(f"IPv{version}" for version in intent.all_families)
         yield f"all other new TCP connections that leave this host over {versions}"
+    if intent.bridged_families:
+        yield f"the same of containers behind {', '.join(intent.bridges)}"
+    if intent.inbound_families:
+        versions = " and ".join(f"IPv{version}" for version in intent.inbound_families)
+        yield f"what comes in over {versions} for processes that listen, by {intent.inbound_mode.value}"
     if intent.nameservers:
         yield f"DNS queries to {', '.join(str(address) for address in intent.nameservers)}"
     if intent.counted_ports:
@@ -156,7 +170,7 @@ def _require_renderable(intent: Intent) -> None:
         raise UsageError("bad-uid", "the proxy must not run as root: exempting it would exempt every root program")
     if not all(_is_port(port) for port in (*intent.counted_ports, *intent.strict_ports)):
         raise UsageError("bad-port", "a declared port is not a number from 1 to 65535")
-    if not all(_is_range(ports) for ports in (*intent.exclude.ports, *intent.direct_ports)):
+    if not all(_is_range(ports) for ports in _ranges(intent)):
         raise UsageError("bad-port", "an excluded port is not a number from 1 to 65535")
     for pair in (*intent.virtual, *intent.claimed):
         if not (_is_address(pair.ip) and _is_port(pair.port)):
@@ -165,11 +179,16 @@ def _require_renderable(intent: Intent) -> None:
         raise UsageError("bad-address", "a nameserver is not an IP address")
     if not all(isinstance(network, IPv4Network | IPv6Network) for network in (*intent.exclude.cidrs, *intent.direct)):
         raise UsageError("bad-address", "an excluded network is not an IP network")
-    if not all(version in (4, 6) and _is_int(version) for version in intent.all_families):
+    families = (*intent.all_families, *intent.inbound_families, *intent.bridged_families)
+    if not all(version in (4, 6) and _is_int(version) for version in families):
         raise UsageError("bad-address", "an IP version is 4 or 6")
-    for name in intent.exclude.interfaces:
+    for name in (*intent.exclude.interfaces, *intent.bridges):
         if not isinstance(name, str) or not _INTERFACE.fullmatch(name):
             raise UsageError("bad-interface", f"{str(name)[:100]!r} is not the name of a network interface")
+
+
+def _ranges(intent: Intent) -> Iterable[object]:
+    return (*intent.exclude.ports, *intent.direct_ports, *intent.inbound_direct_ports)
 
 
 def _is_int(value: object) -> bool:

@@ -19,6 +19,10 @@ class Sync(StrEnum):
     MISSING = "missing"
 
 
+#: Chains of connections that went past a dead proxy.
+AROUND = frozenset({"around_proxy", "bridged_around", "around_inbound"})
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Somebody outside the mesh who calls a declared port in plain text.
@@ -74,4 +78,4 @@ def counts(listing: str | None) -> tuple[RuleCount, ...]:
 
 def around_proxy(listing: str | None) -> int:
     """Connections that went past a dead proxy since the last replacement of the rules."""
-    return sum(count.packets for count in counts(listing) if count.chain == "around_proxy")
+    return sum(count.packets for count in counts(listing) if count.chain in AROUND)

@@ -5,7 +5,7 @@ All of it comes from another machine, so all of it is checked and bounded here; 
 
 from collections.abc import Iterable, Mapping
 
-from envoy.config.core.v3.base_pb2 import OUTBOUND
+from envoy.config.core.v3.base_pb2 import INBOUND, OUTBOUND
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from google.protobuf.message import DecodeError
@@ -14,6 +14,8 @@ from meshagent.model.address import IPAddress, MeshAddress, parse_ip
 from meshagent.model.doors import PASSTHROUGH_CLUSTER, Door, OpenDoor
 from meshagent.model.names import NameEntry, NameTable, is_dns_name
 from meshagent.model.policy import HostPolicy
+from meshagent.model.ports import BRIDGED
+from meshagent.model.ports import INBOUND as INBOUND_PORT
 from meshagent.model.ports import OUTBOUND as GATE
 from meshagent.model.posture import PlaintextMode
 from meshagent.protocol.entry import Entry
@@ -75,12 +77,24 @@ class Taps:
 
 
 def doors_of(listener: Listener, gate: int = GATE) -> frozenset[OpenDoor]:
-    """What a bound listener takes in: redirected connections to the mesh, and also to anywhere else."""
-    version = gate_of(listener, gate)
-    if not version:
+    """What a bound listener takes in, for which IP version."""
+    if version := gate_of(listener, gate):
+        passes_on = _default_cluster(listener) == PASSTHROUGH_CLUSTER
+        return frozenset({(Door.OUTBOUND, version), *([(Door.PASSTHROUGH, version)] if passes_on else ())})
+    if version := gate_of(listener, BRIDGED):
+        return frozenset({(Door.BRIDGES, version)})
+    return _inbound_doors(listener)
+
+
+def _inbound_doors(listener: Listener) -> frozenset[OpenDoor]:
+    """REDIRECT sends to the address of the interface, so a listener for it is on any address."""
+    socket = listener.address.socket_address
+    ip = parse_ip(socket.address)
+    if ip is None or (listener.traffic_direction, socket.port_value) != (INBOUND, INBOUND_PORT):
         return frozenset()
-    passes_on = _default_cluster(listener) == PASSTHROUGH_CLUSTER
-    return frozenset({(Door.OUTBOUND, version), *([(Door.PASSTHROUGH, version)] if passes_on else ())})
+    if listener.transparent.value:
+        return frozenset({(Door.INBOUND_TPROXY, ip.version)} if ip.is_loopback or ip.is_unspecified else ())
+    return frozenset({(Door.INBOUND_REDIRECT, ip.version)} if ip.is_unspecified else ())
 
 
 def _default_cluster(listener: Listener) -> str:

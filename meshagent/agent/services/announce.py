@@ -12,6 +12,7 @@ from meshagent.agent.services.hysteresis import UNCHECKED
 from meshagent.agent.services.target import Target
 from meshagent.model.address import IPAddress
 from meshagent.model.condition import Condition
+from meshagent.model.doors import Door
 from meshagent.model.posture import Posture
 from meshagent.model.service import DeclaredService, ServiceHealth
 from meshagent.protocol.announce import Announced, AnnouncedCondition, AnnouncedService
@@ -28,6 +29,7 @@ class HostFacts:
     locality: str = ""
     agent_version: str = ""
     envoy_version: str = ""
+    doors: frozenset[Door] = frozenset()
 
 
 def build_announcement(
@@ -58,6 +60,7 @@ def build_announcement(
         locality=facts.locality,
         agent_version=facts.agent_version,
         envoy_version=facts.envoy_version,
+        doors=facts.doors,
         conditions=tuple(AnnouncedCondition(c.code, c.severity.value, c.text) for c in conditions),
     )
 

@@ -121,6 +121,7 @@ def host_view(facts: MeshFacts, host: LiveHost) -> HostView:
         connected=host.connected,
         posture=host.announced.posture if host.announced else None,
         locality=host.announced.locality if host.announced else "",
+        doors=host.announced.doors if host.announced else frozenset(),
     )
 
 

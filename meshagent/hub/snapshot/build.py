@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
-from meshagent.hub.snapshot import clusters, endpoints, listeners, naming, routes
+from meshagent.hub.snapshot import clusters, doors, endpoints, listeners, naming, routes
+from meshagent.hub.snapshot.doors import INBOUND_DOORS
 from meshagent.hub.snapshot.merge import BuiltService, Change, Resources, merged
 from meshagent.hub.snapshot.messages import entry
 from meshagent.hub.snapshot.policy import host_policy
@@ -193,8 +194,10 @@ def scope_resources(scope: Scope) -> Resources:
     """A host's own part: where peers come in, and from there to its processes."""
     families = scope.families if scope.serves else ()
     return {
-        CDS: {name: entry(cluster) for name, cluster in clusters.inbounds(scope.inbound).items()},
-        LDS: _entries(listeners.hbone(family, scope.trust_domain) for family in families),
+        CDS: {name: entry(cluster) for name, cluster in clusters.inbounds(scope.inbound).items()}
+        | (_entries([clusters.inbound_passthrough()]) if scope.doors & INBOUND_DOORS else {}),
+        LDS: _entries(listeners.hbone(family, scope.trust_domain) for family in families)
+        | _entries(doors.listener(door, family) for door in scope.doors for family in scope.families),
         RDS: _entries(routes.hbone(family, scope.inbound, scope.trust_domain) for family in families),
     }
 

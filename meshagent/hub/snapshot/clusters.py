@@ -61,6 +61,15 @@ def passthrough() -> Cluster:
     )
 
 
+def inbound_passthrough() -> Cluster:
+    """To the process here that was dialled, from the caller's own address."""
+    cluster = passthrough()
+    cluster.name = naming.INBOUND_PASSTHROUGH
+    cluster.connect_timeout.CopyFrom(seconds(CONNECT_TIMEOUT))
+    cluster.upstream_bind_config.CopyFrom(_bind(Target(None, None)))
+    return cluster
+
+
 # client side
 
 

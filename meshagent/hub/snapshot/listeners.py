@@ -54,14 +54,14 @@ def virtual_outbound(family: int) -> Listener:
         filter_chains=[
             FilterChain(
                 filter_chain_match=FilterChainMatch(destination_port=UInt32Value(value=OUTBOUND)),
-                filters=[_straight(naming.BLACK_HOLE)],
+                filters=[straight(naming.BLACK_HOLE)],
             )
         ],
-        default_filter_chain=FilterChain(filters=[_straight(naming.PASSTHROUGH)]),
+        default_filter_chain=FilterChain(filters=[straight(naming.PASSTHROUGH)]),
     )
 
 
-def _straight(cluster: str) -> Filter:
+def straight(cluster: str) -> Filter:
     """Bytes as they are, however long nothing is said."""
     return _tcp(TcpProxy(stat_prefix=cluster, cluster=cluster, idle_timeout=seconds(0)))
 

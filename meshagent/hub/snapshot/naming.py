@@ -8,6 +8,7 @@ from meshagent.model.doors import PASSTHROUGH_CLUSTER
 
 BLACK_HOLE = "BlackHoleCluster"
 PASSTHROUGH = PASSTHROUGH_CLUSTER
+INBOUND_PASSTHROUGH = "InboundPassthroughCluster"
 VIRTUAL_OUTBOUND = "virtualOutbound"
 VIRTUAL_OUTBOUND6 = "virtualOutbound6"
 HBONE = "hbone"

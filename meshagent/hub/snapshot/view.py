@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 
 from meshagent.hub.state import HostView, MeshEndpoint, MeshService
 from meshagent.model.address import IPAddress, parse_ip
+from meshagent.model.doors import Door
 from meshagent.model.service import ServiceProtocol
 
 FAMILIES = (4, 6)
@@ -51,6 +52,7 @@ class Scope:
     families: tuple[int, ...]
     serves: bool
     inbound: tuple[Inbound, ...]
+    doors: frozenset[Door] = frozenset()
 
 
 #: A service and the endpoint of it that a host serves.
@@ -72,7 +74,7 @@ def scope_of(trust_domain: str, host: HostView, served: Iterable[Served]) -> Sco
     serves = host.posture is None or host.posture.serves_inbound
     families = tuple(f for f in FAMILIES if any(a.version == f for a in host.addresses))
     inbound = (_inbound(service, endpoint, host) for service, endpoint in served if serves)
-    return Scope(trust_domain, families, serves, tuple(sorted(inbound, key=lambda i: (i.host, i.port))))
+    return Scope(trust_domain, families, serves, tuple(sorted(inbound, key=lambda i: (i.host, i.port))), host.doors)
 
 
 def _inbound(service: MeshService, endpoint: MeshEndpoint, host: HostView) -> Inbound:

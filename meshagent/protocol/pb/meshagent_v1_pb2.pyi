@@ -92,7 +92,7 @@ class Condition(_message.Message):
     def __init__(self, code: _Optional[str] = ..., severity: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Announcement(_message.Message):
-    __slots__ = ("generation", "boot_id", "addresses", "agent_version", "envoy_version", "posture", "locality", "services", "conditions", "goodbye", "leave")
+    __slots__ = ("generation", "boot_id", "addresses", "agent_version", "envoy_version", "posture", "locality", "services", "conditions", "goodbye", "leave", "doors")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class Announcement(_message.Message):
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    DOORS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     boot_id: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
@@ -115,7 +116,8 @@ class Announcement(_message.Message):
     conditions: _containers.RepeatedCompositeFieldContainer[Condition]
     goodbye: bool
     leave: bool
-    def __init__(self, generation: _Optional[int] = ..., boot_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., agent_version: _Optional[str] = ..., envoy_version: _Optional[str] = ..., posture: _Optional[str] = ..., locality: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., goodbye: _Optional[bool] = ..., leave: _Optional[bool] = ...) -> None: ...
+    doors: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, generation: _Optional[int] = ..., boot_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., agent_version: _Optional[str] = ..., envoy_version: _Optional[str] = ..., posture: _Optional[str] = ..., locality: _Optional[str] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., goodbye: _Optional[bool] = ..., leave: _Optional[bool] = ..., doors: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceResult(_message.Message):
     __slots__ = ("name", "accepted", "reason", "host", "virtual_addresses")

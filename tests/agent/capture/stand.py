@@ -156,6 +156,12 @@ class Stand:
         self.apply(intent)
         return intent
 
+    def refuse_as_if_hung(self) -> None:
+        """What the guard does for a proxy that hangs; the guard itself is gone then (it would mend what it didn't do).
+        Needs rules of policy closed, which outlive it."""
+        self.guard_program.kill()
+        self.host.run(["nft", "add element inet meshagent hung_gate { tcp : goto nowhere }"])
+
     def remove(self) -> None:
         self.host.inside(self.applier.remove)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshagent.agent.capture import nft
-from meshagent.agent.capture.intent import decide
+from meshagent.agent.capture.intent import decide, wanted_doors
 from meshagent.agent.capture.values import Intent, Ipv6, Mode, Wishes
 from meshagent.config.settings import (
     Backend,
@@ -20,6 +20,7 @@ from meshagent.config.settings import (
     Ipv6Mode,
     OutboundScope,
     PortRange,
+    RedirectMode,
 )
 from meshagent.model.address import MeshAddress
 from meshagent.model.doors import Door, OpenDoor
@@ -175,9 +176,7 @@ def test_dns_is_captured_only_to_the_nameservers_of_this_host_and_not_to_link_lo
 @pytest.mark.parametrize(
     "config",
     [
-        CaptureConfig(inbound=InboundScope.ALL),
         CaptureConfig(units=("web.service",)),
-        CaptureConfig(bridges=("docker0",)),
         CaptureConfig(exclude=Exclude(units=("web.service",))),
     ],
 )
@@ -211,6 +210,40 @@ def test_everything_is_captured_only_where_the_proxy_can_pass_it_on(
     intent = decided(Posture.OUTBOUND, config=CaptureConfig(outbound=OutboundScope.ALL), doors=known)
     assert intent.all_families == families
     assert bool(intent.waiting) is waits
+
+
+@pytest.mark.parametrize(
+    ("mode", "tproxy", "decision", "door"),
+    [
+        (RedirectMode.AUTO, True, RedirectMode.TPROXY, Door.INBOUND_TPROXY),
+        (RedirectMode.AUTO, False, RedirectMode.REDIRECT, Door.INBOUND_REDIRECT),
+        (RedirectMode.TPROXY, True, RedirectMode.TPROXY, Door.INBOUND_TPROXY),
+        (RedirectMode.REDIRECT, True, RedirectMode.REDIRECT, Door.INBOUND_REDIRECT),
+    ],
+)
+def test_what_comes_in_is_handed_over_by_tproxy_where_that_can_be(
+    mode: RedirectMode, tproxy: bool, decision: RedirectMode, door: Door
+) -> None:
+    facts = host_facts(tproxy_usable=tproxy)
+    config = CaptureConfig(inbound=InboundScope.ALL, mode=mode)
+    assert decided(config=config, facts=facts).inbound_mode is decision
+    assert wanted_doors(config, Posture.PERMISSIVE, facts) == {door}
+    assert decided(config=config, facts=facts, doors=frozenset({(door, 6)})).inbound_families == (6,)
+
+
+def test_tproxy_on_a_kernel_without_it_is_an_error_that_says_what_to_set() -> None:
+    config = CaptureConfig(inbound=InboundScope.ALL, mode=RedirectMode.TPROXY)
+    with pytest.raises(MeshagentError) as error:
+        decided(config=config, facts=host_facts(tproxy_usable=False))
+    assert error.value.code == "tproxy-unusable"
+    assert "redirect" in error.value.hint
+
+
+@pytest.mark.parametrize("posture", [Posture.OBSERVE, Posture.OUTBOUND])
+def test_a_posture_that_lets_nobody_in_redirects_nothing_that_comes_in(posture: Posture) -> None:
+    config = CaptureConfig(inbound=InboundScope.ALL, bridges=("docker0",))
+    assert decided(posture, config=config).inbound_families == ()
+    assert wanted_doors(config, posture, host_facts()) == ({Door.BRIDGES} if posture is Posture.OUTBOUND else set())
 
 
 def test_the_captured_are_told_in_sentences() -> None:
@@ -257,6 +290,9 @@ def test_no_field_takes_anything_but_numbers_and_addresses(value: object) -> Non
         {"exclude": Exclude(ports=(PortRange(1, value),))},  # type: ignore[arg-type]
         {"exclude": Exclude(cidrs=(value,))},  # type: ignore[arg-type]
         {"direct": (value,)},
+        {"inbound_direct_ports": (PortRange(value, 80),)},  # type: ignore[arg-type]
+        {"inbound_families": (value,)},
+        {"bridged_families": (value,)},
         {"direct_ports": (PortRange(1, value),)},  # type: ignore[arg-type]
         {"all_families": (value,)},
     ]
@@ -275,6 +311,16 @@ def test_no_uid_but_a_real_one(value: object) -> None:
 def test_the_proxy_may_not_be_root() -> None:
     with pytest.raises(UsageError, match="root"):
         replace(BASE, proxy_uid=0)
+
+
+@given(st.text(max_size=20))
+def test_a_bridge_name_is_a_name_or_refused(name: str) -> None:
+    try:
+        intent = replace(BASE, bridges=(name,), bridged_families=(4,))
+    except UsageError:
+        return
+    assert f'iifname {{ "{name}" }}' in nft.render(intent).table
+    assert not set(name) & set('"{};\n $\\#')
 
 
 @given(st.text(max_size=20))

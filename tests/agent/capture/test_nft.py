@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from meshagent.agent.capture import nft
 from meshagent.agent.capture.intent import decide
 from meshagent.agent.capture.values import Intent, Wishes
-from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, OutboundScope, PortRange
+from meshagent.config.settings import (
+    CaptureConfig,
+    Exclude,
+    FailurePolicy,
+    InboundScope,
+    Ipv6Mode,
+    OutboundScope,
+    PortRange,
+    RedirectMode,
+)
 from meshagent.guard import readback, text
 from meshagent.guard.libnftables import Context
 from meshagent.model.address import MeshAddress, parse_ip
@@ -59,6 +68,20 @@ MORE: dict[str, Intent] = {
     "outbound-all": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(outbound=ALL, exclude=EXCLUDE)),
     "outbound-all-ipv6-refused": decided(
         Posture.STRICT, *MESH, config=CaptureConfig(outbound=ALL, ipv6=Ipv6Mode.REFUSE)
+    ),
+    "bridges": decided(Posture.STRICT, *MESH, config=CaptureConfig(bridges=("docker0", "br-a1"), exclude=EXCLUDE)),
+    "inbound-tproxy": decided(
+        Posture.PERMISSIVE, *MESH, services=SERVICES, config=CaptureConfig(inbound=InboundScope.ALL, exclude=EXCLUDE)
+    ),
+    "inbound-tproxy-closed": decided(
+        Posture.STRICT, *MESH, services=SERVICES, config=CaptureConfig(inbound=InboundScope.ALL)
+    ),
+    "inbound-redirect": decided(
+        Posture.PERMISSIVE,
+        *MESH,
+        services=SERVICES,
+        config=CaptureConfig(inbound=InboundScope.ALL, mode=RedirectMode.REDIRECT),
+        policy=HostPolicy({6379: PlaintextMode.STRICT}),
     ),
 }
 EVERY = CASES | MORE
