@@ -32,6 +32,7 @@ from meshagent.agent.identity.keystore import Enrolment, Keystore
 from meshagent.agent.identity.rotator import Rotator
 from meshagent.agent.identity.sds import SdsServer
 from meshagent.agent.kept import Kept
+from meshagent.agent.metrics import Exposed
 from meshagent.agent.names.server import NamesServer
 from meshagent.agent.ports import Taken, on_port
 from meshagent.agent.portwatch import PortWatch
@@ -59,6 +60,7 @@ from meshagent.model.identity import Identity
 from meshagent.model.paths import Paths
 from meshagent.model.ports import DNS, HBONE, OUTBOUND
 from meshagent.observe import log as logging
+from meshagent.observe.pages import PageServer
 from meshagent.protocol.node import NodeId, Workload, build_node
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
 from meshagent.protocol.subscriber import Subscriber
@@ -311,8 +313,23 @@ class Agent:
             "gates": self.gates.run,
             "reports": self.reports.run,
         }
+        listen = self.config.config.value.metrics.listen
+        if listen is not None:
+            work["metrics"] = PageServer(listen, self._exposed().pages(), self.tracker, "metrics-port-taken").run
         for name, run in work.items():
             tasks.start(name, run)
+
+    def _exposed(self) -> Exposed:
+        return Exposed(
+            known=self._known,
+            guard=self.guard.state,
+            queries=lambda: self.names.counts,
+            proxy_stats=self._proxy_stats,
+            version=__version__,
+        )
+
+    async def _proxy_stats(self) -> bytes:
+        return await self.proxy.admin.prometheus()
 
     async def _arm_pending(self) -> None:
         """The first capture after ``enroll --confirm`` waits for a confirmation; asked for once.

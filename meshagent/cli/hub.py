@@ -26,9 +26,16 @@ def hub() -> None:
 @click.option(
     "--store", metavar="sqlite:PATH", help="The database [default: sqlite:<root>/var/lib/meshagent-hub/hub.db]"
 )
+@click.option("--http", metavar="HOST:PORT", help="Metrics and health, read-only; or off [default: 127.0.0.1:15080]")
 @shared_options
 def run(
-    listen: str | None, advertise: str | None, trust_domain: str, zone: str, root_namespace: str, store: str | None
+    listen: str | None,
+    advertise: str | None,
+    trust_domain: str,
+    zone: str,
+    root_namespace: str,
+    store: str | None,
+    http: str | None,
 ) -> None:
     """The hub, in the foreground. The first start makes its certificate authority."""
     from meshagent.hub.app import HubSettings, run_hub
@@ -41,6 +48,7 @@ def run(
         zone=zone,
         root_namespace=root_namespace,
         store=store,
+        http=http,
     )
     asyncio.run(run_hub(chosen))
 

@@ -23,6 +23,7 @@ from meshagent.hub.discovery.fanout import Fanout
 from meshagent.hub.discovery.rejections import Rejections
 from meshagent.hub.discovery.server import Caller, CallerOf, Discovery
 from meshagent.hub.health import Health
+from meshagent.hub.metrics import Exposed
 from meshagent.hub.registry.registry import Registry, RegistrySettings
 from meshagent.hub.resources.views import views_of
 from meshagent.hub.settings import HubSettings
@@ -33,6 +34,7 @@ from meshagent.hub.storewatch import watch_store
 from meshagent.machine.files import make_dir
 from meshagent.machine.limits import raise_descriptor_limit
 from meshagent.machine.notify import notify
+from meshagent.observe.pages import PageServer
 from meshagent.runtime.clock import Clock, SystemClock
 from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
@@ -82,10 +84,11 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
         supervisor.start("fanout", fanout.run)
         supervisor.start("hub-certificate", tls.run)
         discovery = Discovery(fanout, _caller_of(store), rejections, clock)
+        ads = AdsServer(discovery.open)
         handlers: list[Handler] = [
             *AuthorityService(store, clock, signer, settings.zone, RateLimit(), registry.enrolled).handlers(),
             *AnnounceService(store, clock, registry).handlers(),
-            *AdsServer(discovery.open).handlers(),
+            *ads.handlers(),
         ]
         front = await _listen(settings, tls, handlers, down)
         resources = Resources(store, clock, registry, settings.root_namespace)
@@ -103,6 +106,17 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
             __version__,
         )
         await _open_socket(settings, admin, down)
+        if settings.http is not None:
+            exposed = Exposed(
+                registry.state,
+                health.latest,
+                streams=lambda: ads.streams,
+                connections=lambda: front.connections,
+                refused=lambda: len(rejections.hosts()),
+                root_expires=roots.active.certificate.not_valid_after_utc.timestamp,
+                version=__version__,
+            )
+            supervisor.start("http", PageServer(settings.http, exposed.pages(), health, "metrics-port-taken").run)
         log.info("hub-ready", listen=listen, advertise=str(settings.advertise))
         notify("READY=1", f"STATUS=serving {settings.trust_domain} at {settings.advertise}")
         await stop.wait()

@@ -8,7 +8,7 @@ from meshagent.model.address import HostPort, parse_host_port, parse_ip
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.names import DEFAULT_ZONE, is_dns_name, is_label
 from meshagent.model.paths import Paths
-from meshagent.model.ports import CONTROL_PLANE
+from meshagent.model.ports import CONTROL_PLANE, HUB_HTTP
 
 #: Documentation addresses (RFC 5737, RFC 3849): asking which of ours would be used towards them follows the default
 #: route and sends nothing.
@@ -27,6 +27,7 @@ class HubSettings:
     root_namespace: str = "istio-system"
     database: Path | None = None
     grace: float = 15.0
+    http: HostPort | None = None
 
     @property
     def store(self) -> Path:
@@ -50,6 +51,7 @@ class HubSettings:
         root_namespace: str = "istio-system",
         store: str | None = None,
         grace: float = 15.0,
+        http: str | None = None,
     ) -> "HubSettings":
         """Settings from what a person typed; None = the default. Raises ``UsageError`` that names the wrong one."""
         for what, text in (("--trust-domain", trust_domain), ("--zone", zone)):
@@ -69,6 +71,7 @@ class HubSettings:
             root_namespace=root_namespace,
             database=database,
             grace=grace,
+            http=_http(http),
         )
 
 
@@ -78,6 +81,11 @@ def _listen(text: str | None) -> tuple[HostPort, ...]:
         return (parse_host_port(text, CONTROL_PLANE),)
     families = ("0.0.0.0", "::") if Path("/proc/net/if_inet6").exists() else ("0.0.0.0",)  # noqa: S104 - meant so
     return tuple(HostPort(host, CONTROL_PLANE) for host in families)
+
+
+def _http(text: str | None) -> HostPort | None:
+    """This machine only unless another address is named; ``off`` = nowhere."""
+    return None if text == "off" else parse_host_port(text or f"127.0.0.1:{HUB_HTTP}", HUB_HTTP)
 
 
 def database_of(text: str | None) -> Path | None:

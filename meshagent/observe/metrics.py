@@ -26,24 +26,37 @@ class Metric:
     labels: tuple[str, ...] = ()
 
 
-CERTIFICATE_EXPIRY = Metric(
-    "meshagent_certificate_expiry_timestamp_seconds", Kind.GAUGE, "When the workload certificate ends"
+BUILD = Metric(
+    "meshagent_build_info",
+    Kind.GAUGE,
+    "1; versions of agent or hub, and of Envoy",
+    ("version", "envoy"),
 )
-ROTATIONS = Metric("meshagent_certificate_rotations_total", Kind.COUNTER, "Tries to renew the certificate", ("result",))
+READY = Metric("meshagent_ready", Kind.GAUGE, "1 while this host can serve the mesh")
+CONDITIONS = Metric("meshagent_conditions", Kind.GAUGE, "What is wrong now, by code and severity", ("code", "severity"))
+CERTIFICATE_EXPIRY = Metric("meshagent_certificate_expiry_timestamp_seconds", Kind.GAUGE, "When the certificate ends")
 CONTROL_PLANE_CONNECTED = Metric("meshagent_control_plane_connected", Kind.GAUGE, "1 while the session is up")
-CONTROL_PLANE_SESSIONS = Metric("meshagent_control_plane_sessions_total", Kind.COUNTER, "Sessions that were opened")
-XDS_UPDATES = Metric("meshagent_xds_updates_total", Kind.COUNTER, "Updates by type and outcome", ("type", "result"))
+CONFIG_AGE = Metric("meshagent_config_age_seconds", Kind.GAUGE, "Since the configuration was saved")
 CAPTURE_ACTIVE = Metric("meshagent_capture_active", Kind.GAUGE, "1 while connections are captured")
-CAPTURE_APPLIES = Metric("meshagent_capture_applies_total", Kind.COUNTER, "Rulesets handed to the kernel", ("result",))
-PROXY_STARTS = Metric("meshagent_proxy_starts_total", Kind.COUNTER, "Times Envoy was started", ("reason",))
-DNS_QUERIES = Metric("meshagent_dns_queries_total", Kind.COUNTER, "Questions by who answered", ("answered_by",))
+CAPTURE_IN_SYNC = Metric("meshagent_capture_in_sync", Kind.GAUGE, "1 while the kernel holds the rules that are wanted")
+CAPTURE_BYPASSED = Metric("meshagent_capture_bypassed", Kind.GAUGE, "1 while a dead proxy is bypassed")
+AROUND_PROXY = Metric("meshagent_capture_around_proxy", Kind.GAUGE, "Connections around the proxy")
+PLAINTEXT_CALLERS = Metric("meshagent_plaintext_callers", Kind.GAUGE, "Addresses that call in plain text")
+GUARD_UP = Metric("meshagent_guard_up", Kind.GAUGE, "1 while the guard answers")
+GUARD_HEALS = Metric("meshagent_guard_heals_total", Kind.COUNTER, "Times the guard put rules back")
+PROXY_READY = Metric("meshagent_proxy_ready", Kind.GAUGE, "1 while Envoy is ready")
+PROXY_RESTARTS = Metric("meshagent_proxy_restarts_total", Kind.COUNTER, "Deaths of Envoy that this agent saw")
+PROXY_MERGED = Metric("meshagent_proxy_stats_merged", Kind.GAUGE, "1 when Envoy's own statistics follow")
+DNS_QUERIES = Metric("meshagent_dns_queries_total", Kind.COUNTER, "UDP questions by who answered", ("answered_by",))
 SERVICE_HEALTHY = Metric("meshagent_service_healthy", Kind.GAUGE, "1 while the service's check passes", ("service",))
-TASK_FAILURES = Metric("meshagent_task_failures_total", Kind.COUNTER, "Parts that failed and were restarted", ("task",))
-HUB_STREAMS = Metric("meshagent_hub_streams", Kind.GAUGE, "Hosts with an open discovery stream")
-HUB_CERTIFICATES = Metric("meshagent_hub_certificates_total", Kind.COUNTER, "Certificate requests", ("result",))
-HUB_ENROLMENTS = Metric("meshagent_hub_enrolments_total", Kind.COUNTER, "Enrolment requests", ("result",))
-HUB_PUSHES = Metric("meshagent_hub_pushes_total", Kind.COUNTER, "Discovery responses by type", ("type",))
-HUB_NACKS = Metric("meshagent_hub_nacks_total", Kind.COUNTER, "Responses that a host refused", ("type",))
+HUB_HOSTS = Metric("meshagent_hub_hosts", Kind.GAUGE, "Enrolled hosts")
+HUB_CONNECTED = Metric("meshagent_hub_hosts_connected", Kind.GAUGE, "Hosts with an open announcement stream")
+HUB_SERVICES = Metric("meshagent_hub_services", Kind.GAUGE, "Services of the mesh")
+HUB_ENDPOINTS = Metric("meshagent_hub_endpoints", Kind.GAUGE, "Endpoints of all services by health", ("healthy",))
+HUB_STREAMS = Metric("meshagent_hub_streams", Kind.GAUGE, "Open discovery streams")
+HUB_CONNECTIONS = Metric("meshagent_hub_connections", Kind.GAUGE, "Open TLS connections, handshakes included")
+HUB_REFUSING = Metric("meshagent_hub_hosts_refusing", Kind.GAUGE, "Hosts whose proxy refuses something it was sent")
+HUB_ROOT_EXPIRY = Metric("meshagent_hub_root_expiry_timestamp_seconds", Kind.GAUGE, "When the CA's certificate ends")
 
 #: Every metric there is, in the order it is exposed.
 ALL: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
@@ -66,7 +79,7 @@ class Metrics:
             values[key] = values.get(key, 0) + amount
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """The newest value of a gauge."""
+        """The newest value of a gauge, or a counter that is kept elsewhere."""
         key = _key(metric, labels)
         with self._lock:
             self._values[metric][key] = value

@@ -55,7 +55,7 @@ class Fleet:
     @contextlib.contextmanager
     def running(self) -> Iterator["subprocess.Popen[bytes]"]:
         """The hub, ready; killed at the end."""
-        argv = [sys.executable, "-m", "meshagent.cli.entry", "--root", str(self.root), "hub", "run"]
+        argv = [sys.executable, "-m", "meshagent.cli.entry", "--root", str(self.root), "hub", "run", "--http", "off"]
         socket = self.root / "run/meshagent-hub/admin.sock"
         socket.unlink(missing_ok=True)
         with (self.root / "hub.log").open("ab") as log:

@@ -82,7 +82,7 @@ async def _until_killed(work: Any) -> None:
 def test_what_a_hub_acknowledged_under_load_survives_kill_9(tmp_path: Path) -> None:
     seed = os.environ.get("MESHAGENT_TEST_SEED") or str(random.SystemRandom().randrange(1 << 32))
     print(f"MESHAGENT_TEST_SEED={seed}")  # noqa: T201 - pytest shows it with a failure
-    argv = [sys.executable, "-m", "meshagent.cli.entry", "--root", str(tmp_path), "hub", "run"]
+    argv = [sys.executable, "-m", "meshagent.cli.entry", "--root", str(tmp_path), "hub", "run", "--http", "off"]
     with (tmp_path / "log").open("wb") as log:
         program = subprocess.Popen([*argv, "--listen", f"127.0.0.1:{free_port()}"], stdout=log, stderr=log)
     try:

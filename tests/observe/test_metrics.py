@@ -19,13 +19,13 @@ def test_every_metric_is_named_by_the_rules() -> None:
 
 def test_samples_are_written_with_help_type_and_escaped_labels() -> None:
     values = Metrics()
-    values.add(metrics.ROTATIONS, result="ok")
-    values.add(metrics.ROTATIONS, 2, result="ok")
+    values.add(metrics.DNS_QUERIES, answered_by="mesh")
+    values.add(metrics.DNS_QUERIES, 2, answered_by="mesh")
     values.set(metrics.SERVICE_HEALTHY, 1, service='a"b\\c\nd')
     assert values.exposition().splitlines() == [
-        "# HELP meshagent_certificate_rotations_total Tries to renew the certificate",
-        "# TYPE meshagent_certificate_rotations_total counter",
-        'meshagent_certificate_rotations_total{result="ok"} 3',
+        "# HELP meshagent_dns_queries_total UDP questions by who answered",
+        "# TYPE meshagent_dns_queries_total counter",
+        'meshagent_dns_queries_total{answered_by="mesh"} 3',
         "# HELP meshagent_service_healthy 1 while the service's check passes",
         "# TYPE meshagent_service_healthy gauge",
         'meshagent_service_healthy{service="a\\"b\\\\c\\nd"} 1',
@@ -40,10 +40,10 @@ def test_a_time_keeps_its_digits_and_a_removed_sample_is_gone() -> None:
     assert values.exposition() == ""
 
 
-@pytest.mark.parametrize("labels", [{}, {"outcome": "ok"}, {"result": "ok", "more": "x"}])
+@pytest.mark.parametrize("labels", [{}, {"outcome": "ok"}, {"answered_by": "ok", "more": "x"}])
 def test_wrong_labels_are_an_error(labels: dict[str, str]) -> None:
     with pytest.raises(KeyError, match="has the labels"):
-        Metrics().add(metrics.ROTATIONS, **labels)  # type: ignore[arg-type]
+        Metrics().add(metrics.DNS_QUERIES, **labels)  # type: ignore[arg-type]
 
 
 def test_counting_from_many_threads_loses_nothing() -> None:
@@ -51,11 +51,11 @@ def test_counting_from_many_threads_loses_nothing() -> None:
 
     def count() -> None:
         for _ in range(2000):
-            values.add(metrics.CONTROL_PLANE_SESSIONS)
+            values.add(metrics.GUARD_HEALS)
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert values.value(metrics.CONTROL_PLANE_SESSIONS) == 16000
+    assert values.value(metrics.GUARD_HEALS) == 16000

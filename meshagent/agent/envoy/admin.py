@@ -75,6 +75,10 @@ class Admin:
         found = _object(answer).get("stats", [])
         return {s["name"]: s["value"] for s in found if isinstance(s.get("value"), int)}
 
+    async def prometheus(self) -> bytes:
+        """Every statistic that was ever used, as Prometheus reads them (``/stats/prometheus?usedonly``)."""
+        return (await self._call("GET", "/stats/prometheus?usedonly")).body
+
     async def server_info(self) -> Mapping[str, Any]:
         """Version, epoch, uptime, command line (``/server_info``)."""
         return _object(await self._call("GET", "/server_info"))

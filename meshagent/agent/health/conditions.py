@@ -219,6 +219,13 @@ _ALL = (
         "check the nameserver lines of /etc/resolv.conf; mesh names still resolve",
         delay=5.0,
     ),
+    ConditionSpec(
+        "metrics-port-taken",
+        WARNING,
+        "metrics and health can't be served",
+        "see who holds the port (ss -ltnp), or set metrics.listen in agent.yaml; nothing else depends on it",
+        delay=2.0,  # a restarted agent may meet its predecessor's socket
+    ),
     # what the operator wrote
     ConditionSpec(
         "config-file-invalid",
