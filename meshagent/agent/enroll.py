@@ -15,6 +15,7 @@ from typing import Any
 from meshagent import __version__
 from meshagent.agent import footprint as footprints
 from meshagent.agent import ports
+from meshagent.agent.capture.usable import usable_backends
 from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.guarding import INSTALL_NFT
 from meshagent.agent.identity.keys import HostKey, build_csr, generate_host_key, generate_workload_key
@@ -100,10 +101,10 @@ def _already(keystore: Keystore, wish: Wish) -> dict[str, Any]:
 
 
 def _require_backend(here: Facts) -> None:
-    if not here.nft:
+    if not here.nft and not any(usable_backends()):
         raise MeshagentError(
             "no-nftables",
-            "there is nothing to capture with: libnftables.so.1 is not installed",
+            "there is nothing to capture with: neither libnftables.so.1 nor legacy iptables can be used here",
             hint=INSTALL_NFT,
         )
 

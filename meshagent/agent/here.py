@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from meshagent.agent.capture.intent import HostFacts
+from meshagent.agent.capture.usable import usable_backends
 from meshagent.agent.names.resolver import ResolvConf, follow, read_resolv_conf
 from meshagent.machine import facts as machine_facts
 from meshagent.machine import login, netlink, sockets
@@ -40,10 +41,10 @@ class Here:
         self._hub_known: frozenset[IPAddress] = frozenset()
         self.conf: Latest[ResolvConf] = Latest(ResolvConf(exists=False))
         self.addresses: Latest[tuple[IPAddress, ...]] = Latest(())
-        here = machine_facts.gather()
+        here, (nft, iptables) = machine_facts.gather(), usable_backends()
         self.boot_id = here.boot_id
         self.facts: Latest[HostFacts] = Latest(
-            HostFacts(proxy_uid=proxy_uid, ipv6_usable=here.ipv6, nft_usable=here.nft)
+            HostFacts(proxy_uid=proxy_uid, ipv6_usable=here.ipv6, nft_usable=nft, iptables_usable=iptables)
         )
 
     async def start(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meshagent.agent import footprint as footprints
+from meshagent.agent.capture.usable import usable_backends
 from meshagent.agent.drain import end_proxy
 from meshagent.agent.farewell import stop_agent, tell_hub
 from meshagent.agent.footprint import PROXY_USER, Footprint
@@ -20,10 +21,11 @@ from meshagent.agent.guarding import INSTALL_NFT, ensure_guard, find_guard
 from meshagent.agent.identity.keystore import Keystore
 from meshagent.agent.stopping import stop_capturing
 from meshagent.guard.client import GuardClient
-from meshagent.machine import facts as machine_facts
+from meshagent.guard.nftquery import inet_table_exists
 from meshagent.machine import files, netlink, process, users
 from meshagent.machine.users import require_root
 from meshagent.model.errors import MeshagentError
+from meshagent.model.marks import ANCHOR_TABLE, TABLE
 from meshagent.model.paths import Paths
 
 #: ``--wait`` waits this long at most: a month, so that a forgotten one ends at all.
@@ -69,8 +71,10 @@ async def leave_mesh(
 
 
 def _require_way_to_the_kernel(paths: Paths) -> None:
-    """Before anything is given up: without libnftables no guard can start, and what we captured would stay captured."""
-    if machine_facts.gather().nft or find_guard(paths) is not None:
+    """Before anything is given up: without libnftables its tables would stay, and what we captured would too."""
+    nft, iptables = usable_backends()
+    stays = any(inet_table_exists(name) for name in (TABLE, ANCHOR_TABLE))
+    if nft or find_guard(paths) is not None or (iptables and not stays):
         return
     raise MeshagentError(
         "no-nftables",

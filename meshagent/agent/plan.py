@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meshagent.agent import ports
+from meshagent.agent.capture.backend import lost, render
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
-from meshagent.agent.capture.nft import render
 from meshagent.agent.capture.suspension import suspended_since
+from meshagent.agent.capture.usable import usable_backends
 from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.here import resolve_hubs
 from meshagent.agent.identity.keystore import Keystore
@@ -27,7 +28,7 @@ from meshagent.agent.names.resolver import ResolverFacts, read_resolv_conf
 from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.config.load import read_agent_config
 from meshagent.config.services import load_services
-from meshagent.config.settings import AgentConfig, DnsMode
+from meshagent.config.settings import AgentConfig, Backend, DnsMode
 from meshagent.machine import access_files, firewalls, login, netlink, sockets, sysctls, users
 from meshagent.machine import facts as machine_facts
 from meshagent.machine.sockets import Connection, Listener
@@ -89,6 +90,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
         "warnings": [
             *_switched_off(paths),
+            *lost(intent),
             *_warnings(intent, services, host.listening),
             *_taken(host.facts.proxy_uid, live),
         ],
@@ -101,7 +103,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
 
 
 def _look(hubs: frozenset[IPAddress]) -> _Host:
-    here = machine_facts.gather()
+    here, (nft, iptables) = machine_facts.gather(), usable_backends()
     own = frozenset(address.ip for address in netlink.addresses())
     listening, connections = sockets.listeners(), sockets.connections()
     account = users.find_user(PROXY_USER)
@@ -115,7 +117,8 @@ def _look(hubs: frozenset[IPAddress]) -> _Host:
         sshd_ports=sockets.login_ports(listening),
         session_ports=login.session_ports(own) | ({ssh.server_port} if ssh and ssh.server_port else frozenset()),
         ipv6_usable=here.ipv6,
-        nft_usable=here.nft,
+        nft_usable=nft,
+        iptables_usable=iptables,
     )
     return _Host(facts, listening, connections, _session(ssh, listening, connections), account is None)
 
@@ -278,9 +281,12 @@ def _changes(paths: Paths, intent: Intent, new_user: bool, *, running: bool) -> 
         yield f"writes keys, certificate and what enrolling made to {paths.state}, readable by root only"
     if new_user:
         yield f"creates the system user {PROXY_USER}, which the proxy runs as"
+    nft = intent.backend is Backend.NFT
     if running and render(intent).table:
-        yield "replaces table inet meshagent by the rules below, in one transaction"
+        once = "table inet meshagent by the rules below, in one transaction"
+        yield f"replaces {once if nft else 'the chains MESHAGENT_* of legacy iptables by the rules below'}"
     elif render(intent).table:
-        yield "loads table inet meshagent (the rules below) and table inet meshagent_anchor"
+        new = "table inet meshagent (the rules below) and table inet meshagent_anchor"
+        yield f"loads {new if nft else 'the chains MESHAGENT_* of legacy iptables (the rules below)'}"
         yield "adds routes for virtual addresses and one ip rule with its routing table 28001"
         yield f"opens port {HBONE} for mesh peers (mutual TLS)"

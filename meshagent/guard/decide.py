@@ -229,8 +229,10 @@ def well(state: State, gate: str) -> Plan:
 
 
 def _both(first: Plan, second: Plan) -> Plan:
-    """Two flips in one transaction. Legacy tables have no gate of the first kind."""
-    return Plan(second.state, first.batch + second.batch, legacy=second.legacy or first.legacy)
+    """Two flips in one transaction, or in legacy tables one after the other."""
+    flips = "".join(plan.legacy.flip for plan in (first, second) if plan.legacy)
+    legacy = LegacyChange(flip=flips) if flips else None
+    return Plan(second.state, first.batch + second.batch, legacy=legacy)
 
 
 # --- the dead-man ----------------------------------------------------------------------------------------------------

@@ -191,10 +191,11 @@ def test_enrolling_twice_changes_nothing_and_another_hub_needs_leave_first(world
     world.leave()
 
 
-def test_without_libnftables_there_is_nothing_to_capture_with(world: World) -> None:
+def test_without_libnftables_and_iptables_there_is_nothing_to_capture_with(world: World) -> None:
+    programs = ["/usr/sbin/xtables-legacy-multi"]
     libraries = world.host.run(["sh", "-c", "ls /usr/lib/*/libnftables.so.1"]).stdout.split()
     argv = " ".join(world.host.meshagent_argv("enroll", f"{world.hub.address}:15012", world.token()))
-    hide = "; ".join(f"mount --bind /dev/null {library}" for library in libraries)
+    hide = "; ".join(f"mount --bind /dev/null {library}" for library in [*libraries, *programs])
     done = world.host.run(["unshare", "--mount", "sh", "-c", f"{hide}; exec {argv}"], check=False)
     world.refused("nothing to capture with", done.returncode, done.stderr)
 

@@ -264,7 +264,7 @@ def test_text_that_is_not_about_our_own_chains_is_refused(guarded: Guarded, line
 def test_rules_that_the_kernel_refuses_leave_the_ones_before_and_say_which_line(guarded: Guarded) -> None:
     guarded.client.apply(RULES)
     before = (save(guarded), save(guarded, 6))
-    broken = RULES.table.replace("-j MESHAGENT_OUTBOUND", "-j MESHAGENT_MISSING", 2)
+    broken = RULES.rules.replace("-j MESHAGENT_OUTBOUND", "-j MESHAGENT_MISSING", 2)
     with pytest.raises(GuardRefusedError, match="MESHAGENT_MISSING"):
         guarded.client.apply(Ruleset(broken, RULES.anchor, backend="iptables"))
     assert (save(guarded), save(guarded, 6)) == before

@@ -7,7 +7,8 @@ touches nothing, so counters and connections don't notice.
 import threading
 from dataclasses import dataclass
 
-from meshagent.agent.capture import diff, nft, routing
+from meshagent.agent.capture import diff, routing
+from meshagent.agent.capture.backend import render
 from meshagent.agent.capture.diff import Step
 from meshagent.agent.capture.values import Intent
 from meshagent.agent.capture.verify import Sync
@@ -52,7 +53,7 @@ class Applier:
 
     def check(self, intent: Intent) -> None:
         """Let the kernel judge the rules of an intent; changes nothing. Raises ``MeshagentError``."""
-        self._guard.check(nft.render(intent))
+        self._guard.check(render(intent))
 
     def apply(self, intent: Intent) -> Applied:
         """Rules first, then routes: an address that has a route and no rule would hang instead of being refused."""

@@ -14,8 +14,9 @@ from typing import Any
 import structlog
 
 from meshagent.agent.capture import intent as intents
-from meshagent.agent.capture import nft, verify
+from meshagent.agent.capture import verify
 from meshagent.agent.capture.apply import Applier, RolledBackError
+from meshagent.agent.capture.backend import render
 from meshagent.agent.capture.presence import Presence
 from meshagent.agent.capture.status import CaptureStatus, describe, with_state
 from meshagent.agent.capture.values import HostFacts, Intent, Mode, Wishes
@@ -131,7 +132,7 @@ class CaptureController:
 
     def plan(self, posture: Posture | None = None) -> Ruleset:
         """What would be in the kernel; for ``plan``."""
-        return nft.render(self.decide(posture))
+        return render(self.decide(posture))
 
     async def apply_now(self) -> bool:
         """Apply what is wanted now; False when it failed (the condition says why, and it will be tried again)."""
@@ -167,7 +168,7 @@ class CaptureController:
         async with self._lock:
             state = await asyncio.to_thread(self._guard.state)
             self._draining = self._draining or bool(state["installed"] or state["anchor"])
-            back_to = nft.render(replace(self.decide(Posture.OBSERVE), mode=Mode.DRAIN))
+            back_to = render(replace(self.decide(Posture.OBSERVE), mode=Mode.DRAIN))
             until = await asyncio.to_thread(self._guard.deadman, seconds, note, back_to)
             self.status.set(replace(self.status.value, pending_confirm_until=until))
             return until

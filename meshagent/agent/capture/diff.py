@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from meshagent.agent.capture import nft
+from meshagent.agent.capture.backend import render
 from meshagent.agent.capture.values import Intent
+from meshagent.config.settings import Backend
 from meshagent.guard import elements
 from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
@@ -32,8 +34,8 @@ def step(before: Intent | None, after: Intent, installed: Ruleset | None = None)
 
     ``installed`` is ``before`` rendered, where that is at hand.
     """
-    if before is None or not _same_rules(before, after):
-        return Step(nft.render(after), replace=True)
+    if before is None or after.backend is not Backend.NFT or not _same_rules(before, after):
+        return Step(render(after), replace=True)
     installed = installed or nft.render(before)
     old, new = nft.addresses(before), nft.addresses(after)
     changes = {name: change for name in new if (change := _change(old[name], new[name])) is not None}

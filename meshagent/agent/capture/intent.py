@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv6Address
 
 from meshagent.agent.capture import claims, never
+from meshagent.agent.capture.backend import choose
 from meshagent.agent.capture.values import HostFacts, Intent, Ipv6, Mode, Spared, Wishes
 from meshagent.config.settings import (
     Backend,
@@ -33,8 +34,15 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     """The intent. Raises ``MeshagentError`` where a wish can't be met here (it says which and what to do)."""
     spared = _spared(wishes, facts)
     mode = _mode(wishes)
-    _require_possible(wishes.config, facts, mode)
-    bare = Intent(mode, facts.proxy_uid, ipv6_usable=facts.ipv6_usable, spared=spared, fail_open=_fail_open(wishes))
+    backend = _require_possible(wishes.config, facts, mode)
+    bare = Intent(
+        mode,
+        facts.proxy_uid,
+        ipv6_usable=facts.ipv6_usable,
+        spared=spared,
+        fail_open=_fail_open(wishes),
+        backend=backend,
+    )
     if mode is not Mode.ACTIVE:
         return bare
     ipv6 = _ipv6(wishes.config.ipv6, facts)
@@ -71,6 +79,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         spared=spared,
         refused=refused,
         waiting=tuple(_waiting(wishes, everything, bridged, arriving)),
+        backend=backend,
     )
 
 
@@ -202,16 +211,11 @@ def _inbound(wishes: Wishes, spared: set[int]) -> tuple[tuple[int, ...], tuple[i
 # --- what can't be done ----------------------------------------------------------------------------------------------
 
 
-def _require_possible(config: CaptureConfig, facts: HostFacts, mode: Mode) -> None:
+def _require_possible(config: CaptureConfig, facts: HostFacts, mode: Mode) -> Backend:
+    """Returns the backend; where nothing is to be captured any will do."""
     if mode is Mode.OFF:
-        return
-    if config.backend is Backend.IPTABLES or not facts.nft_usable:
-        raise MeshagentError(
-            "no-capture-backend",
-            "there is nothing to capture with: "
-            + ("capture.backend is iptables" if config.backend is Backend.IPTABLES else "nftables can't be used here"),
-            hint="install nftables (libnftables1) on a kernel with nf_tables, and set capture.backend to auto",
-        )
+        return Backend.NFT if facts.nft_usable and config.backend is not Backend.IPTABLES else Backend.IPTABLES
+    backend = choose(config, facts)
     for name, asked in (
         ("capture.units", bool(config.units)),
         ("capture.exclude.units", bool(config.exclude.units)),
@@ -232,3 +236,4 @@ def _require_possible(config: CaptureConfig, facts: HostFacts, mode: Mode) -> No
             "capture.ipv6 is 'capture', but this host has no IPv6 loopback address for the proxy to listen on",
             hint="enable IPv6 on lo, or set capture.ipv6 to auto",
         )
+    return backend

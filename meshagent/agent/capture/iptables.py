@@ -11,13 +11,17 @@ What is lost against nft, said by ``lost`` and shown by plan:
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 
 from meshagent.agent.capture import iptables_chains as chains
-from meshagent.agent.capture.iptables_text import chain, jump, rule
+from meshagent.agent.capture.iptables_text import SYN, chain, jump, rule
 from meshagent.agent.capture.nft import PROXY_GATE, RESOLVER_GATE
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
 from meshagent.config.settings import Backend
+from meshagent.guard.decide import HUNG_GATE
 from meshagent.guard.state import Gate, Ruleset
+from meshagent.model.ports import OUTBOUND
 
 HEADS = {4: "# IPv4: iptables-legacy-restore --noflush", 6: "# IPv6: ip6tables-legacy-restore --noflush"}
 
@@ -27,15 +31,20 @@ _ANCHOR_REASON = "never met: keeps conntrack hooked, so that captured connection
 def render(intent: Intent) -> Ruleset:
     """The whole desired state for the guard. With mode ``off`` there is no text at all."""
     if intent.mode is Mode.OFF:
-        return Ruleset(digest=hashlib.sha256(b"").hexdigest(), backend=Backend.IPTABLES.value)
+        return Ruleset(digest=_digest("", fail_open=False), backend=Backend.IPTABLES.value)
     text = "".join(f"{HEADS[version]}\n{_family(intent, version)}" for version in (4, 6))
     return Ruleset(
         rules=text,
         anchor=_anchor(),
-        digest=hashlib.sha256(text.encode()).hexdigest(),
+        digest=_digest(text, intent.fail_open),
         gates=_gates(intent),
         backend=Backend.IPTABLES.value,
     )
+
+
+def _digest(text: str, fail_open: bool) -> str:
+    """What a gate may do is not in the text, but it is part of the rules."""
+    return hashlib.sha256(json.dumps(["iptables", text, fail_open]).encode()).hexdigest()
 
 
 def lost(intent: Intent) -> tuple[str, ...]:
@@ -68,7 +77,9 @@ def _gates(intent: Intent) -> dict[str, Gate]:
     """Policy closed has no gate around the proxy, so nothing can open it; names are never worth refusing."""
     if intent.mode is not Mode.ACTIVE:
         return {}
-    gates = {}
+    match = SYN.replace("--tcp-flags", f"--dport {OUTBOUND} --tcp-flags")
+    refused = (rule(f"{match} -m conntrack --ctstate DNAT", jump("nowhere"), _HUNG),)
+    gates = {HUNG_GATE: Gate(*(_filled("filter", "hung_gate", rules) for rules in (refused, ())))}
     if intent.fail_open:
         redirected = [version for version in (4, 6) if version == 4 or intent.ipv6 is Ipv6.CAPTURE]
         gates[PROXY_GATE] = Gate(*(_verdict(redirected, nat=("claimed_gate", to)) for to in _AROUND["proxy"]))
@@ -79,6 +90,15 @@ def _gates(intent: Intent) -> dict[str, Gate]:
             _verdict(asked, raw=("names_zone_gate", "captured_zone"), nat=("names_gate", captured)),
         )
     return gates
+
+
+_HUNG = "the proxy hangs: refused at once instead of kept waiting"
+
+
+def _filled(table: str, name: str, rules: Sequence[str]) -> str:
+    """Text that makes a chain hold these rules, in both families."""
+    lines = [f"*{table}", f":{chain(name)} - [0:0]", *(f"-A {chain(name)} {line}" for line in rules), "COMMIT", ""]
+    return "".join(f"{HEADS[version]}\n" + "\n".join(lines) for version in (4, 6))
 
 
 #: Gate -> where its chain leads while open, and while closed.

@@ -124,14 +124,33 @@ def _outbound(intent: Intent, version: int, chains: Chains) -> None:
         rule(_LOCAL, "-j RETURN", "own addresses are direct, before any claim"),
         *_excluded(intent, version),
         rule(f"-d {VIRTUAL4 if version == 4 else VIRTUAL6}", jump("virtual"), "virtual addresses have no direct way"),
-        rule("", jump("claimed"), "addresses of machines that the mesh looks after"),
     ]
     chains |= lookup("virtual", _of(intent.virtual, version), "to_proxy", "virtual address and port of a service")
-    chains |= lookup("claimed", _of(intent.claimed, version), "claimed_gate", "literal address and port of a service")
+    if version in intent.all_families:
+        # whatever is claimed is among everything, and so it is counted once while it goes around a dead proxy
+        chains["outbound"].append(rule("", jump("everything"), "capture.outbound is all"))
+        gate = rule("", jump("claimed_gate"), "all that leaves, passed on by the proxy")
+        chains["everything"] = [*_never(intent, version), gate]
+    else:
+        chains["outbound"].append(rule("", jump("claimed"), "addresses of machines that the mesh looks after"))
+        reason = "literal address and port of a service"
+        chains |= lookup("claimed", _of(intent.claimed, version), "claimed_gate", reason)
     chains["claimed_gate"] = [rule("", jump("to_proxy"), "flips when the proxy is dead")]
     chains["to_proxy"] = [rule("-p tcp", f"-j REDIRECT --to-ports {OUTBOUND}", "to the proxy")]
     around = "around the proxy: it is dead and the address has a machine of its own"
     chains["around_proxy"] = [rule("", "-j RETURN", around)]
+
+
+def _never(intent: Intent, version: int) -> Iterable[str]:
+    hosts = "never through the proxy: hub, gateways, resolvers, loopback, link-local, metadata, multicast"
+    for network in nft_text.outermost(intent.direct, version):
+        yield rule(f"-d {network}", "-j RETURN", hosts)
+    for ports in nft_text.merged(intent.direct_ports):
+        yield rule(
+            f"-p tcp -m tcp --dport {_range(str(ports))}",
+            "-j RETURN",
+            "never through the proxy: ssh, and its own ports",
+        )
 
 
 def _excluded(intent: Intent, version: int) -> Iterable[str]:
@@ -167,11 +186,13 @@ def filtering(intent: Intent, version: int) -> str:
     chains: Chains = {
         "output": output,
         "own_ports": [
-            rule("-m conntrack --ctstate DNAT", "-j RETURN", "redirected here by our own rules"),
             rule(_mark(AGENT_MARK), "-j RETURN", "the agent probes its own ports"),
+            rule("", jump("hung_gate"), "filled while the proxy hangs"),
+            rule("-m conntrack --ctstate DNAT", "-j RETURN", "redirected here by our own rules"),
             rule("-p tcp", _RESET, "our own ports are reached by redirect only, also by local users"),
             rule("", _PORT_CLOSED[version], "our resolver is reached by redirect only"),
         ],
+        "hung_gate": [],
         "nowhere": [
             rule("-p tcp", _RESET, "refused at once instead of a timeout"),
             rule("", _PROHIBITED[version], "refused at once: services are TCP only"),
@@ -182,7 +203,9 @@ def filtering(intent: Intent, version: int) -> str:
     }
     if version == 6 and intent.ipv6 is Ipv6.REFUSE:
         direct = rule(_LOCAL, "-j RETURN", "own addresses are direct, before any claim")
-        chains["refuse_ipv6"] = [*_ours(intent), direct, rule("", jump("nowhere"), "capture.ipv6 is refuse")]
+        never = _never(intent, 6) if intent.all_families else ()
+        end = rule("", jump("nowhere"), "capture.ipv6 is refuse")
+        chains["refuse_ipv6"] = [*_ours(intent), direct, *_excluded(intent, 6), *never, end]
     if intent.counted_ports or intent.strict_ports:
         what = "new connections from other hosts: mesh peers come by port 15008 and reach the application over lo"
         chains["input"].append(rule(f"! -i lo {SYN} {_LOCAL}", jump("inbound"), what))
@@ -200,6 +223,8 @@ def _left_over(intent: Intent, version: int) -> Iterable[str]:
         for pair in _of(intent.claimed, 6):
             match = f"{host(pair.ip, 6)} {SYN.replace('--tcp-flags', f'--dport {pair.port} --tcp-flags')}"
             yield rule(match, jump("refuse_ipv6"), "capture.ipv6 is refuse")
+        if 6 in intent.all_families:
+            yield rule(SYN, jump("refuse_ipv6"), "capture.outbound is all, capture.ipv6 is refuse")
 
 
 def _plain_text(intent: Intent, version: int) -> Iterable[str]:

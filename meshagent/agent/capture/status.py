@@ -52,6 +52,7 @@ def describe(intent: Intent, state: Mapping[str, Any], digest: str) -> CaptureSt
     status = CaptureStatus(
         active=intent.mode is Mode.ACTIVE,
         in_sync=state["digest"] == digest,
+        backend=intent.backend.value,
         ports=tuple(sorted((*intent.counted_ports, *intent.strict_ports))),
         strict_ports=intent.strict_ports,
         captured=intent.captured,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from meshagent.config.settings import CaptureConfig, Exclude, PortRange, RedirectMode
+from meshagent.config.settings import Backend, CaptureConfig, Exclude, PortRange, RedirectMode
 from meshagent.model.address import IPAddress, IPNetwork, MeshAddress
 from meshagent.model.doors import Door, OpenDoor
 from meshagent.model.errors import UsageError
@@ -44,6 +44,7 @@ class HostFacts:
     ``gateways`` are next hops of default routes, ``nameservers`` those of resolv.conf in order, ``session_ports`` local
     ports of the remote session that is typing.
     ``ipv6_usable``: the proxy can bind ::1; ``tproxy_usable``: the kernel can hand over packets as they are.
+    ``nft_usable``, ``iptables_usable`` (the legacy one): rules can reach the kernel that way.
     """
 
     proxy_uid: int
@@ -56,6 +57,7 @@ class HostFacts:
     ipv6_usable: bool = True
     nft_usable: bool = True
     tproxy_usable: bool = True
+    iptables_usable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Intent:
     spared: tuple[Spared, ...] = ()
     refused: tuple[RefusedClaim, ...] = ()
     waiting: tuple[str, ...] = ()
+    backend: Backend = Backend.NFT
 
     def __post_init__(self) -> None:
         _require_renderable(self)

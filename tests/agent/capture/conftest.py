@@ -14,15 +14,21 @@ def capture_lab() -> Iterator[Lab]:
         yield opened
 
 
+@pytest.fixture(params=["nft", "iptables"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The case table holds for both."""
+    return str(request.param)
+
+
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def stand(request: pytest.FixtureRequest, capture_lab: Lab) -> Iterator[Stand]:
-    """A captured host and a peer; the test runs once for each address family."""
-    with make_stand(capture_lab, request.param) as made:
+def stand(request: pytest.FixtureRequest, capture_lab: Lab, backend: str) -> Iterator[Stand]:
+    """A captured host and a peer; the test runs once for each address family and backend."""
+    with make_stand(capture_lab, request.param, backend) as made:
         yield made
 
 
 @pytest.fixture
-def stand4(capture_lab: Lab) -> Iterator[Stand]:
+def stand4(capture_lab: Lab, backend: str) -> Iterator[Stand]:
     """For what doesn't depend on the family."""
-    with make_stand(capture_lab, 4) as made:
+    with make_stand(capture_lab, 4, backend) as made:
         yield made

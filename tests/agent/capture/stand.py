@@ -5,6 +5,7 @@ connection ended and what the application saw.
 """
 
 import contextlib
+import re
 import selectors
 import socket
 import struct
@@ -113,7 +114,7 @@ def original_destination(connection: socket.socket) -> str:
 
 @dataclass
 class Stand:
-    """``host`` is captured; ``peer`` is a machine outside the mesh. ``family`` is 4 or 6."""
+    """``host`` is captured; ``peer`` is a machine outside the mesh. ``family`` is 4 or 6, ``backend`` as configured."""
 
     lab: Lab
     host: Host
@@ -122,6 +123,7 @@ class Stand:
     guard: GuardClient
     guard_program: Program
     applier: Applier
+    backend: str = "nft"
     servers: list[Server] = field(default_factory=list)
 
     # --- capture
@@ -133,6 +135,8 @@ class Stand:
             own_addresses=frozenset(ip_address(address) for address in self.host.addresses),
             nameservers=tuple(ip_address(address) for address in self.lab.resolver.host.addresses),
             sshd_ports=frozenset({22}),
+            nft_usable=self.backend == "nft",
+            iptables_usable=self.backend == "iptables",
         )
 
     def intent(
@@ -166,7 +170,12 @@ class Stand:
         self.host.inside(self.applier.remove)
 
     def ruleset(self) -> str:
-        return self.host.run(["nft", "--stateless", "list", "ruleset"]).stdout
+        """Everybody's rules in the words of the backend, without counters."""
+        if self.backend == "nft":
+            return self.host.run(["nft", "--stateless", "list", "ruleset"]).stdout
+        saves = (self.host.run([f"{word}-legacy-save"]).stdout for word in ("iptables", "ip6tables"))
+        lines = "".join(saves).splitlines()
+        return "\n".join(re.sub(r" \[\d+:\d+\]$", "", line) for line in lines if not line.startswith("#"))
 
     # --- addresses
 
@@ -254,12 +263,12 @@ except OSError as e:
 
 
 @contextlib.contextmanager
-def make_stand(lab: Lab, family: int) -> Iterator[Stand]:
+def make_stand(lab: Lab, family: int, backend: str = "nft") -> Iterator[Stand]:
     """A host with a running guard, and a peer, in an open lab; the guard ends with the block."""
     name = f"v{family}-{len(lab.hosts)}"
     host, peer = lab.host(f"host-{name}"), lab.host(f"peer-{name}")
     program, client = start_guard(host)
-    stand = Stand(lab, host, peer, family, client, program, Applier(client))
+    stand = Stand(lab, host, peer, family, client, program, Applier(client), backend)
     try:
         yield stand
     finally:

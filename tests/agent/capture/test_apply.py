@@ -19,6 +19,12 @@ from tests.agent.capture.stand import Stand, in_thread, mesh, service, start_gua
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture
+def backend() -> str:
+    """What is said here is about tables and sets of nft; tests/guard/test_legacy.py says it of legacy tables."""
+    return "nft"
+
+
 def looks(stand: Stand) -> list[str]:
     """Everything that could have changed, without counters."""
     commands = (

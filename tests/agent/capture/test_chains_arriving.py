@@ -17,6 +17,13 @@ from tests.agent.capture.stand import Server, Stand, service
 
 pytestmark = pytest.mark.root
 
+
+@pytest.fixture
+def backend() -> str:
+    """Legacy iptables refuses to do this (test_backend.py)."""
+    return "nft"
+
+
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 TPROXY, REDIRECT = RedirectMode.TPROXY, RedirectMode.REDIRECT
 

@@ -119,8 +119,9 @@ def test_captured_connections_survive_changes_observe_and_the_death_of_the_guard
         assert virtual.says() and literal.says()
         stand.capture(Posture.PERMISSIVE, claimed)
         stand.guard_program.kill()
-        wait_until(lambda: "table inet meshagent {" not in stand.ruleset(), 2, "the kernel to drop the owned table")
-        assert "meshagent_anchor" in stand.ruleset()
+        if stand.backend == "nft":
+            wait_until(lambda: "table inet meshagent {" not in stand.ruleset(), 2, "the kernel to drop the owned table")
+        assert any(anchor in stand.ruleset() for anchor in ("meshagent_anchor", "-A MESHAGENT_ANCHOR"))
         assert virtual.says() and literal.says(), "the anchor keeps NAT hooked"
 
 

@@ -68,6 +68,7 @@ def test_gateways_resolvers_and_link_local_addresses_stay_direct(stand: Stand) -
         stand.capture(Posture.OUTBOUND, config=ALL, facts=fact)
         assert stand.dial(target, 80).startswith("direct ")
         assert stand.dial(metadata, 80).startswith("direct "), "cloud metadata"
+    stand.peer.run(["ip", "address", "del", link_local, "dev", "eth0"])  # the next test's peer has it on the same link
 
 
 def test_force_ports_takes_ssh_along(stand: Stand) -> None:

@@ -55,7 +55,17 @@ def test_own_addresses_are_direct_even_where_a_rule_set_claims_them(stand: Stand
     stand.serve(stand.host, 8080, "own")
     extra = "198.18.0.1" if stand.family == 4 else "fd77::1"
     stand.capture(Posture.OUTBOUND, mesh(extra, 8080))
-    stand.host.run(["ip", "address", "add", f"{extra}/{32 if stand.family == 4 else 128}", "dev", "eth0"])
+    stand.host.run(
+        [
+            "ip",
+            "address",
+            "add",
+            f"{extra}/{32 if stand.family == 4 else 128}",
+            "dev",
+            "eth0",
+            *(["nodad"] if stand.family == 6 else []),
+        ]
+    )
 
     for address in (extra, stand.own(stand.host), stand.loopback):
         assert stand.dial(address, 8080).startswith("own "), address

@@ -1,0 +1,56 @@
+"""Which backend captures here, and the text it is handed. Pure.
+
+``auto`` takes nftables where it can be used: one table of our own, sets, an owner. Legacy iptables is for kernels and
+distributions without it, or where somebody asks for it by name.
+"""
+
+from meshagent.agent.capture import iptables, nft
+from meshagent.agent.capture.values import HostFacts, Intent, Mode
+from meshagent.config.settings import Backend, CaptureConfig, InboundScope
+from meshagent.guard.state import Ruleset
+from meshagent.model.errors import MeshagentError, UsageError
+
+_INSTALL_NFT = "install nftables (libnftables1) on a kernel with nf_tables"
+_INSTALL_IPTABLES = "install iptables (iptables-legacy-restore, ip6tables-legacy-restore) on a kernel with ip_tables"
+
+
+def choose(config: CaptureConfig, facts: HostFacts) -> Backend:
+    """``nft`` or ``iptables``. Raises ``MeshagentError`` where what is asked for can't be done here."""
+    backend = _usable(config.backend, facts)
+    for name, asked in (
+        ("capture.inbound: all", config.inbound is InboundScope.ALL),
+        ("capture.units", bool(config.units)),
+        ("capture.bridges", bool(config.bridges)),
+        ("capture.exclude.units", bool(config.exclude.units)),
+    ):
+        if asked and backend is Backend.IPTABLES:
+            raise UsageError(
+                "unsupported-capture",
+                f"{name} can't be done with legacy iptables, which is what captures on this host",
+                hint=f"remove it from agent.yaml, or {_INSTALL_NFT}",
+            )
+    return backend
+
+
+def _usable(asked: Backend, facts: HostFacts) -> Backend:
+    if asked is not Backend.IPTABLES and facts.nft_usable:
+        return Backend.NFT
+    if asked is not Backend.NFT and facts.iptables_usable:
+        return Backend.IPTABLES
+    why, hint = {
+        Backend.IPTABLES: ("capture.backend is iptables, and legacy iptables can't be used here", _INSTALL_IPTABLES),
+        Backend.NFT: ("capture.backend is nft, and nftables can't be used here", _INSTALL_NFT),
+        Backend.AUTO: ("neither nftables nor legacy iptables can be used here", _INSTALL_NFT),
+    }[asked]
+    other = "" if asked is Backend.AUTO else ", or set capture.backend to auto"
+    raise MeshagentError("no-capture-backend", f"there is nothing to capture with: {why}", hint=hint + other)
+
+
+def render(intent: Intent) -> Ruleset:
+    """The whole desired state for the guard, in the words of the intent's backend."""
+    return iptables.render(intent) if intent.backend is Backend.IPTABLES else nft.render(intent)
+
+
+def lost(intent: Intent) -> tuple[str, ...]:
+    """What the backend of this intent can't do, as sentences for people; nothing for nft."""
+    return iptables.lost(intent) if intent.backend is Backend.IPTABLES and intent.mode is not Mode.OFF else ()
