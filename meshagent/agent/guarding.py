@@ -1,12 +1,19 @@
-"""The guard of this root: talk to it, and start one where none answers."""
+"""The guard of this root: talk to it, start one where none answers, bring it to this version without a gap."""
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from meshagent.guard.client import GuardClient, GuardUnreachableError, command
-from meshagent.machine import files, services
+import structlog
+
+from meshagent import __version__
+from meshagent.guard.client import GuardClient, GuardRefusedError, GuardUnreachableError, command
+from meshagent.machine import files, process, services
+from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
+
+log = structlog.get_logger(__name__)
 
 #: A guard answers within 60 ms of its start; a loaded machine gets a hundred times that.
 START_PATIENCE = 6.0
@@ -15,12 +22,14 @@ INSTALL_NFT = "install it: apt-get install libnftables1 (Debian, Ubuntu) or dnf 
 
 
 def ensure_guard(paths: Paths) -> GuardClient:
-    """A client of this root's guard, started detached (it must outlive whoever asks) when none answers. Blocks.
+    """A client of this root's guard, of this version. Blocks.
 
-    Raises ``MeshagentError`` when it can't be started.
+    Where none answers one is started detached (it must outlive whoever asks); one of another version is upgraded.
+    Raises ``MeshagentError`` when none can be started.
     """
     client = GuardClient(paths.guard_socket)
     if _answers(client):
+        upgrade_guard(paths, client)
         return client
     argv = command(paths.root)
     files.make_dir(paths.run, mode=0o755)  # an agent that never ran on this host has not made it
@@ -33,6 +42,37 @@ def ensure_guard(paths: Paths) -> GuardClient:
     return client
 
 
+def upgrade_guard(paths: Paths, client: GuardClient) -> bool:
+    """Let a running guard of another version become this one: rules, their owner and its process stay. Blocks.
+
+    For the package's upgrade, and for an agent that finds an older guard. False when it is this version already, or
+    when it can't follow: then the older one goes on, and nothing has changed.
+    """
+    before = _version(client)
+    if before in (None, __version__):
+        return False
+    argv = command(paths.root)
+    try:
+        process.run([*argv, "--preflight"], timeout=START_PATIENCE, env=os.environ | _environment())
+        client.succeed(argv, _environment())
+    except (process.ProgramError, GuardRefusedError) as error:
+        log.warning("the guard could not be brought to this version", running=before, why=error.message)
+        return False
+    return _became(client)
+
+
+def _became(client: GuardClient) -> bool:
+    deadline = time.monotonic() + START_PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if client.state().get("version") == __version__:
+                return True
+        except MeshagentError:
+            pass
+        time.sleep(0.01)  # nothing tells when another program has taken its place
+    return False
+
+
 def find_guard(paths: Paths) -> GuardClient | None:
     """A client of a guard that answers, or None."""
     client = GuardClient(paths.guard_socket)
@@ -40,14 +80,20 @@ def find_guard(paths: Paths) -> GuardClient | None:
 
 
 def _answers(client: GuardClient) -> bool:
+    return _version(client) is not None
+
+
+def _version(client: GuardClient) -> str | None:
+    """Of the guard that answers: empty where it is too old, or too new, to say. None where none answers."""
     try:
-        client.state()
+        return str(client.state().get("version", ""))
     except GuardUnreachableError:
-        return False
-    return True
+        return None
+    except GuardRefusedError:
+        return ""
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> Mapping[str, str]:
     """A guard of a source tree has to find the package; an installed one needs nothing."""
     package_parent = Path(__file__).resolve().parents[2]
     kept = {name: os.environ[name] for name in ("PYTHONPATH", "PYTHONHOME") if name in os.environ}

@@ -3,20 +3,32 @@
 import sys
 from pathlib import Path
 
-from meshagent.guard.loop import GuardStartError, serve
+from meshagent.guard.loop import GuardStartError, preflight, serve
 from meshagent.guard.perform import say
+from meshagent.guard.wire import RequestError
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 
+_USAGE = "usage: python -m meshagent.guard [--root DIR] [--preflight | --follow FD]"
+
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 after a stop, 1 when the guard can't start, 2 on wrong usage."""
-    if len(arguments) not in (0, 2) or (arguments and arguments[0] != "--root"):
-        say("usage: python -m meshagent.guard [--root DIR]")
+    """Exit status 0 after a stop, 1 when the guard can't start, 2 on wrong usage.
+
+    ``--preflight`` only tries whether it could; ``--follow`` is for a guard that another one becomes (succession.py).
+    """
+    values = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    only_try = arguments[-1:] == ["--preflight"]
+    if values.keys() - {"--root", "--follow", "--preflight"} or len(arguments) % 2 != only_try:
+        say(_USAGE)
         return 2
     try:
-        serve(Paths(Path(arguments[1])) if arguments else Paths())
-    except (GuardStartError, MeshagentError, OSError) as error:
+        if only_try:
+            preflight()
+        else:
+            memory = int(values["--follow"]) if "--follow" in values else None
+            serve(Paths(Path(values["--root"])) if "--root" in values else Paths(), memory)
+    except (GuardStartError, MeshagentError, RequestError, OSError, ValueError, KeyError) as error:
         say(f"the guard can't start: {error}")
         return 1
     return 0

@@ -8,7 +8,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from meshagent.guard import wire
 from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset, changes_to, ruleset_to
 from meshagent.model.errors import MeshagentError
+
+#: A connection may be lost with the guard before, and once more with one that ends while it is asked.
+_ATTEMPTS = 3
 
 
 class GuardUnreachableError(MeshagentError):
@@ -120,28 +123,40 @@ class GuardClient:
         """End the guard; its table goes, the anchor stays."""
         self.call("quit")
 
+    def succeed(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Let the guard become another program, its next version; rules, socket and callers are kept (succession.py).
+
+        Returns before it has; ``state()["version"]`` tells.
+        """
+        params = {"argv": list(argv), "environment": dict(environment)}
+        try:
+            self.call("succeed", **params)
+        except GuardRefusedError as error:
+            if error.code != "wrong-version":
+                raise
+            with self._lock:  # a guard that speaks another version understands this much
+                self._exchange("succeed", params)
+
     def close(self) -> None:
         with self._lock:
             self._disconnect()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One request and its answer."""
+        """One request and its answer; a guard that was restarted or followed by another since is found again."""
         with self._lock:
-            try:
-                fresh = self._connection is None
-                if fresh:
-                    self._connect()
+            for attempt in range(_ATTEMPTS):
                 try:
+                    if self._connection is None:
+                        self._connect()
                     return self._exchange(method, params)
-                except (ConnectionError, EOFError):
-                    if fresh:
-                        raise
-                    self._disconnect()  # the guard was restarted since the last call
-                    self._connect()
-                    return self._exchange(method, params)
-            except (OSError, EOFError) as error:
-                self._disconnect()
-                raise GuardUnreachableError(self._path, _why(error)) from error
+                except (ConnectionResetError, BrokenPipeError, EOFError) as error:
+                    self._disconnect()
+                    if attempt == _ATTEMPTS - 1:
+                        raise GuardUnreachableError(self._path, _why(error)) from error
+                except OSError as error:
+                    self._disconnect()
+                    raise GuardUnreachableError(self._path, _why(error)) from error
+        raise AssertionError("every attempt returns or raises")
 
     def _connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

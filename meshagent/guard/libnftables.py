@@ -4,7 +4,12 @@ In-process a transaction takes 0.1 to 0.5 ms, the nft program 6 to 20 ms; and on
 table: the kernel drops a ``flags owner`` table when the netlink socket that made it closes.
 """
 
+import contextlib
 import ctypes
+import os
+import socket
+import stat
+from pathlib import Path
 
 _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON
 _TERSE = 1 << 11  # NFT_CTX_OUTPUT_TERSE: without the elements of sets
@@ -20,11 +25,23 @@ class Context:
 
     def __init__(self) -> None:
         self._lib = _load()
+        before = _descriptors()
         self._ctx: int | None = self._lib.nft_ctx_new(0)
+        opened = _descriptors() - before
+        #: The netlink socket, -1 where it can't be told for sure.
+        self.descriptor = opened.pop() if len(opened) == 1 else -1
         if not self._ctx:
             raise NftError("libnftables could not open a netlink socket")
         if self._lib.nft_ctx_buffer_output(self._ctx) or self._lib.nft_ctx_buffer_error(self._ctx):
             raise NftError("libnftables could not allocate its buffers")
+
+    def adopt(self, descriptor: int) -> None:
+        """Go on with the netlink socket of an earlier context, and so with the tables it owns; closes ``descriptor``.
+
+        libnftables never binds its socket, so it knows no port of its own that could differ.
+        """
+        os.dup2(descriptor, self.descriptor, inheritable=False)
+        os.close(descriptor)
 
     def run(self, commands: str) -> str:
         """Run commands as one transaction: all or nothing. Returns what nft prints; raises ``NftError``."""
@@ -71,6 +88,17 @@ class Context:
         if self._ctx:
             self._lib.nft_ctx_free(self._ctx)
             self._ctx = None
+
+
+def _descriptors() -> set[int]:
+    """Sockets of netlink that this process has open."""
+    found = set()
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(entry.stat().st_mode):
+                with socket.socket(fileno=os.dup(int(entry.name))) as copy:
+                    found |= {int(entry.name)} if copy.family == socket.AF_NETLINK else set()
+    return found
 
 
 def _load() -> ctypes.CDLL:

@@ -11,16 +11,17 @@ import selectors
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from meshagent.guard import methods, wire
 from meshagent.guard.backends import Nft, NoNft, open_nft, why_no_legacy
-from meshagent.guard.libnftables import NftError
+from meshagent.guard.libnftables import Context, NftError
 from meshagent.guard.perform import Guard, say
 from meshagent.guard.rulewatch import Watch
+from meshagent.guard.succession import Estate, Successor, become, inherit, successor_from
 from meshagent.guard.wire import LineBuffer, RequestError
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 from meshagent.model.paths import Paths
@@ -52,6 +53,7 @@ class Loop:
         self._watch = _announcements()
         self._clients: dict[int, _Client] = {}
         self._running = True
+        self.successor: Successor | None = None
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         if self._watch is not None:
             self._selector.register(self._watch, selectors.EVENT_READ, self._rules_announced)
@@ -60,9 +62,10 @@ class Loop:
         self._running = False
 
     def run(self, wakeup: int) -> None:
-        """Serve until stopped; ``wakeup`` turns readable on a signal."""
-        self._selector.register(wakeup, selectors.EVENT_READ, lambda _: os.read(wakeup, 512))
-        while self._running:
+        """Serve until stopped, or until a successor is named; ``wakeup`` turns readable on a signal."""
+        if wakeup not in self._selector.get_map():
+            self._selector.register(wakeup, selectors.EVENT_READ, lambda _: os.read(wakeup, 512))
+        while self._running and not self.successor:
             self._follow_processes()
             due = self._guard.due()
             if due == 0.0:
@@ -134,6 +137,9 @@ class Loop:
             result = methods.hello(self._guard, request.params)
             client.greeted = True
             return result
+        if request.method == "succeed":  # whichever version asks: it is another one by its nature
+            self.successor = successor_from(request.params)
+            return {}
         if not client.greeted:
             raise RequestError("wrong-version", "the first request must be hello")
         if request.method == "quit":
@@ -191,23 +197,57 @@ class Loop:
             say("could not remove the rules", error=error.message)
 
 
-def serve(paths: Paths) -> None:
-    """The whole life of the guard of one root. Raises ``GuardStartError``."""
+def serve(paths: Paths, memory: int | None = None) -> None:
+    """The whole life of the guard of one root; with ``memory`` it goes on with what another left there.
+
+    Raises ``GuardStartError``.
+    """
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o755)
+    estate = inherit(memory) if memory is not None else None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_single_instance(paths.run / "guard.lock"))
+        lock = stack.enter_context(_single_instance(paths.run / "guard.lock", estate))
         context = _context()
         stack.callback(context.close)
+        if estate is not None and isinstance(context, Context) and estate.nft >= 0:
+            context.adopt(estate.nft)
         guard = Guard(context, paths.state / "rollback.json")
-        guard.start()
-        listener = stack.enter_context(_listen(paths.guard_socket))
+        if estate is not None:
+            guard.follow(estate)
+        else:
+            guard.start()
+        listener = socket.socket(fileno=estate.listener) if estate is not None else _listen(paths.guard_socket)
+        stack.enter_context(listener)
         stack.callback(lambda: paths.guard_socket.unlink(missing_ok=True))
         loop = Loop(guard, listener)
         wakeup = _signals(loop)
-        say("guard is up", pid=os.getpid(), owner=guard.owner_supported)
+        say("guard is up", pid=os.getpid(), owner=guard.owner_supported, followed=estate is not None)
+        if estate is not None:
+            guard.resume()
         loop.run(wakeup)
+        while loop.successor is not None:
+            _hand_on(loop, guard, lock, listener)
+            loop.run(wakeup)
         loop.finish()
         say("guard ended, its table is removed")
+
+
+def _hand_on(loop: Loop, guard: Guard, lock: int, listener: socket.socket) -> None:
+    """Returns only when the successor can't be run; then this one goes on."""
+    successor, loop.successor = loop.successor, None
+    assert successor is not None
+    nft = guard.context.descriptor if isinstance(guard.context, Context) else -1
+    try:
+        if isinstance(guard.context, Context) and nft < 0:
+            raise OSError("libnftables doesn't show its socket")
+        say("another version of the guard follows", argv=" ".join(successor.argv))
+        become(successor, Estate(guard.state, nft, lock, listener.fileno(), guard.started_at))
+    except OSError as error:
+        say("the other version can't follow, this one goes on", error=str(error))
+
+
+def preflight() -> None:
+    """Whether a guard of this version can work on this host. Raises ``GuardStartError``."""
+    _context().close()
 
 
 def _context() -> Nft:
@@ -226,8 +266,11 @@ def _announcements() -> Watch | None:
 
 
 @contextlib.contextmanager
-def _single_instance(path: Path) -> Any:
-    """Hold the lock of this root; the kernel frees it however we end."""
+def _single_instance(path: Path, estate: Estate | None) -> Iterator[int]:
+    """Hold the lock of this root, or go on holding it; the kernel frees it however we end."""
+    if estate is not None:
+        yield estate.lock
+        return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -236,7 +279,7 @@ def _single_instance(path: Path) -> Any:
             raise GuardStartError(f"another guard of this root is running ({path} is locked)") from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

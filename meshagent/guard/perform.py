@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from meshagent import __version__
 from meshagent.guard import decide, memory, processes, readback
 from meshagent.guard import probe as probing
 from meshagent.guard import pulse as pulses
@@ -24,6 +25,7 @@ from meshagent.guard.probe import Probe
 from meshagent.guard.processes import Pidfd
 from meshagent.guard.pulse import Pulse
 from meshagent.guard.state import IPTABLES, Ruleset, State, Trial, Watch
+from meshagent.guard.succession import Estate
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 
@@ -73,6 +75,23 @@ class Guard:
         if plan.memory is Memory.WRITE:
             say("a change was not confirmed before the guard ended", reason=plan.state.rolled_back)
 
+    def follow(self, estate: Estate) -> None:
+        """Go on where the guard before left; the kernel holds what it left."""
+        self.state, self.started_at = estate.state, estate.started_at
+        self.owner_supported = self._probe_owner()
+        self.legacy.find(needed=isinstance(self.context, NoNft))
+        self.settled = not on_legacy(self.state)
+
+    def resume(self) -> None:
+        """What happened while nobody looked: processes that ended, rules that others touched."""
+        for gate, watch in dict(self.state.watches).items():
+            self.state = self.state.without_watch(gate)
+            with contextlib.suppress(RequestError):
+                self.watch(gate, watch)
+        if self.state.installed is not None and not self.state.owned:
+            with contextlib.suppress(RequestError):
+                self.compare()
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def check(self, wanted: Ruleset) -> None:
@@ -118,7 +137,8 @@ class Guard:
             return False
         self.pidfds[gate] = opened
         if watch.port:
-            self.asked_gate, self.pulse = gate, pulses.begin(time.monotonic())
+            hung = decide.HUNG_GATE in self.state.bypasses  # found by the version of the guard before this one
+            self.asked_gate, self.pulse = gate, replace(pulses.begin(time.monotonic()), hung=hung)
         return True
 
     def _watch_on(self, gate: str, watch: Watch) -> bool:
@@ -385,6 +405,7 @@ class Guard:
         state, installed = self.state, self.state.installed
         return {
             "pid": os.getpid(),
+            "version": __version__,
             "started_at": self.started_at,
             "owner_supported": self.owner_supported,
             "installed": installed is not None and bool(installed.rules),

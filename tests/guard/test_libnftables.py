@@ -1,5 +1,6 @@
 """The library by ctypes, in the network namespace the tests run in."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,3 +78,21 @@ def test_a_thousand_rounds_do_not_grow(context: Context) -> None:
     for _ in range(1000):
         round_trip()
     assert resident() - before < 256, "pages of 4 KiB"
+
+
+def test_a_context_closes_all_that_it_opened() -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        Context().close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_context_that_adopts_the_socket_of_another_owns_its_tables() -> None:
+    first = Context()
+    first.run("table inet shimmed { flags owner; }\n")
+    second = Context()
+    second.adopt(os.dup(first.descriptor))
+    first.close()
+    assert second.exists("shimmed"), "the socket is still open"
+    second.run("delete table inet shimmed\n")
+    second.close()
