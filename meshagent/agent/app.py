@@ -39,7 +39,7 @@ from meshagent.agent.portwatch import PortWatch
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
-from meshagent.agent.reports import Reports
+from meshagent.agent.reports import Reports, status_line
 from meshagent.agent.services.announce import Announcer as Announcing
 from meshagent.agent.services.declared import Declared
 from meshagent.agent.services.locate import Locator
@@ -55,6 +55,7 @@ from meshagent.config.settings import AgentConfig
 from meshagent.guard.client import GuardClient
 from meshagent.machine import files, sockets, state
 from meshagent.machine.notify import notify
+from meshagent.machine.notifying import keep_notified
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
 from meshagent.model.paths import Paths
@@ -80,7 +81,7 @@ async def run_agent(paths: Paths) -> None:
     async with contextlib.AsyncExitStack() as down:
         agent = Agent(paths, stop)
         await agent.start(down)
-        notify("READY=1", f"STATUS=in the mesh as {agent.enrolment.host_name}")
+        notify("READY=1")
         log.info("agent started", host=agent.enrolment.host_name, version=__version__)
         await stop.wait()
         notify("STOPPING=1")
@@ -316,8 +317,17 @@ class Agent:
         listen = self.config.config.value.metrics.listen
         if listen is not None:
             work["metrics"] = PageServer(listen, self._exposed().pages(), self.tracker, "metrics-port-taken").run
+        work["notify"] = lambda: keep_notified(self._status_line)
         for name, run in work.items():
             tasks.start(name, run)
+
+    def _status_line(self) -> str:
+        return status_line(
+            len(self.declared.services.value),
+            len(self.relay.taps.names.value.entries),
+            self.session.state.value,
+            self.tracker.latest.value,
+        )
 
     def _exposed(self) -> Exposed:
         return Exposed(

@@ -6,10 +6,20 @@ from meshagent.agent.health.tracker import Tracker
 from meshagent.agent.identity.hubclock import SKEW_LIMIT, HubClock
 from meshagent.agent.identity.schedule import time_left_text
 from meshagent.agent.upstream.state import UpstreamState
+from meshagent.model.condition import Condition, Severity
 from meshagent.protocol.pb.meshagent_v1_pb2 import AnnouncementResult
 from meshagent.runtime.latest import Latest, any_newer
 
 _LOOK_SECONDS = 5.0
+
+
+def status_line(services: int, peers: int, hub: UpstreamState, conditions: tuple[Condition, ...]) -> str:
+    """What ``systemctl status`` shows: services declared here, services of the mesh known here, what is wrong."""
+    parts = [f"serving {services} services", f"{peers} peers", "hub connected" if hub.connected else "hub away"]
+    wrong = [condition for condition in conditions if condition.severity is Severity.ERROR]
+    if wrong:
+        parts.append(wrong[0].title + (f" (and {len(wrong) - 1} more)" if wrong[1:] else ""))
+    return ", ".join(parts)
 
 
 class Reports:

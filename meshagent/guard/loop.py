@@ -11,6 +11,7 @@ import selectors
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from meshagent.guard import methods, wire
 from meshagent.guard.backends import Nft, NoNft, open_nft, why_no_legacy
 from meshagent.guard.libnftables import Context, NftError
+from meshagent.guard.notices import Notices
 from meshagent.guard.perform import Guard, say
 from meshagent.guard.rulewatch import Watch
 from meshagent.guard.succession import Estate, Successor, become, inherit, successor_from
@@ -53,6 +55,7 @@ class Loop:
         self._watch = _announcements()
         self._clients: dict[int, _Client] = {}
         self._running = True
+        self._notices = Notices()
         self.successor: Successor | None = None
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         if self._watch is not None:
@@ -65,7 +68,9 @@ class Loop:
         """Serve until stopped, or until a successor is named; ``wakeup`` turns readable on a signal."""
         if wakeup not in self._selector.get_map():
             self._selector.register(wakeup, selectors.EVENT_READ, lambda _: os.read(wakeup, 512))
+        self._notices.ready()
         while self._running and not self.successor:
+            self._notices.beat(self._guard.state, time.monotonic())
             self._follow_processes()
             due = self._guard.due()
             if due == 0.0:
@@ -74,6 +79,7 @@ class Loop:
             wait = _TICK_SECONDS if due is None else min(due, _TICK_SECONDS)
             for sooner in (self._guard.look_in(), self._guard.beat_in()):
                 wait = wait if sooner is None else min(wait, sooner)
+            wait = self._notices.pause(wait, time.monotonic())
             ready = self._selector.select(wait if self._guard.settled else 0)
             self._guard.look()
             if not ready and not self._guard.settled:
@@ -187,6 +193,7 @@ class Loop:
 
     def finish(self) -> None:
         """Our table goes, the anchor stays; answers already given are sent."""
+        self._notices.stopping()
         for client in list(self._clients.values()):
             with contextlib.suppress(OSError):
                 client.connection.send(client.out)

@@ -27,6 +27,7 @@ from meshagent.hub.metrics import Exposed
 from meshagent.hub.registry.registry import Registry, RegistrySettings
 from meshagent.hub.resources.views import views_of
 from meshagent.hub.settings import HubSettings
+from meshagent.hub.state import MeshState
 from meshagent.hub.store.interface import Store
 from meshagent.hub.store.sqlite import SqliteStore, open_store
 from meshagent.hub.store.trouble import corrupt
@@ -34,6 +35,7 @@ from meshagent.hub.storewatch import watch_store
 from meshagent.machine.files import make_dir
 from meshagent.machine.limits import raise_descriptor_limit
 from meshagent.machine.notify import notify
+from meshagent.machine.notifying import keep_notified
 from meshagent.observe.pages import PageServer
 from meshagent.runtime.clock import Clock, SystemClock
 from meshagent.runtime.stopping import stop_on_signals
@@ -118,10 +120,19 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
             )
             supervisor.start("http", PageServer(settings.http, exposed.pages(), health, "metrics-port-taken").run)
         log.info("hub-ready", listen=listen, advertise=str(settings.advertise))
-        notify("READY=1", f"STATUS=serving {settings.trust_domain} at {settings.advertise}")
+        notify("READY=1")
+        supervisor.start("notify", lambda: keep_notified(lambda: _status_line(registry.state.value, health, settings)))
         await stop.wait()
         log.info("hub-stopping")
         notify("STOPPING=1")
+
+
+def _status_line(state: MeshState, health: Health, settings: HubSettings) -> str:
+    """What ``systemctl status`` shows."""
+    connected = sum(host.connected for host in state.hosts)
+    serving = f"{connected} of {len(state.hosts)} hosts connected, {len(state.services)} services"
+    wrong = "".join(f", {condition.title}" for condition in health.latest.value)
+    return f"serving {settings.trust_domain} at {settings.advertise}: {serving}{wrong}"
 
 
 async def _closing_last(down: contextlib.AsyncExitStack, store: SqliteStore) -> SqliteStore:

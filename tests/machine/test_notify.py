@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,13 @@ def test_the_watchdog_is_fed_twice_per_interval(
     monkeypatch.setenv("WATCHDOG_USEC", microseconds)
     monkeypatch.setenv("WATCHDOG_PID", pid or str(os.getpid()))
     assert notify.watchdog_interval() == seconds
+
+
+def test_a_socket_that_nobody_reads_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        began = time.monotonic()
+        told = [notify.notify("WATCHDOG=1", "STATUS=x" * 100) for _ in range(2000)]
+        assert told[0] and not told[-1] and time.monotonic() - began < 10
+        assert not notify.notify("STOPPING=1")
