@@ -12,6 +12,7 @@ import structlog
 
 from meshagent import __version__
 from meshagent.agent import footprint as footprints
+from meshagent.agent.asked import Asked
 from meshagent.agent.capture import verify
 from meshagent.agent.capture.controller import CaptureController, Inputs
 from meshagent.agent.capture.suspension import Suspension
@@ -120,6 +121,7 @@ class Agent:
         guard = asyncio.to_thread(ensure_guard, self.paths)
         await asyncio.gather(guard, self.declared.refresh(), self.proxy.prepare(), self.ports.look())
         await self.kept.start()
+        await self.asked.start()
         for server in (self.sds, self.relay_server):
             await server.start()
             down.push_async_callback(server.stop)
@@ -228,6 +230,7 @@ class Agent:
 
     def _wire_capture(self, config: AgentConfig) -> None:
         derived = self.derived
+        self.asked = Asked(derived.capture_config, self.here.facts, self.guard)
         message: Latest[Announcement] = Latest(Announcement())
         self.capture = CaptureController(
             Inputs(
@@ -296,6 +299,7 @@ class Agent:
             "conditions": self.tracker.run,
             "config": self.config.run,
             "here": self.here.run,
+            "asked": self.asked.run,
             "derived": self.derived.run,
             "cache": self.relay.run,
             "kept": self.kept.run,

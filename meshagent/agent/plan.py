@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meshagent.agent import ports
+from meshagent.agent.asked import units
 from meshagent.agent.capture.backend import lost, render
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
 from meshagent.agent.capture.suspension import suspended_since
@@ -29,7 +30,7 @@ from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.config.load import read_agent_config
 from meshagent.config.services import load_services
 from meshagent.config.settings import AgentConfig, Backend, DnsMode
-from meshagent.machine import access_files, firewalls, login, netlink, sockets, sysctls, users
+from meshagent.machine import access_files, cgroups, firewalls, login, netlink, sockets, sysctls, users
 from meshagent.machine import facts as machine_facts
 from meshagent.machine.sockets import Connection, Listener
 from meshagent.model.address import HostPort, IPAddress, MeshAddress, parse_ip
@@ -73,7 +74,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
     config = read_agent_config(paths.config)
     wanted = Posture(posture) if posture else config.posture
     services = load_services(paths.services_dir).services
-    host = _look(_hub_addresses(paths, config, live, hubs))
+    host = _look(_hub_addresses(paths, config, live, hubs), units(config.capture))
     intent = decide(_wishes(config, wanted, services, live, capture_dns=_captures_dns(config, wanted)), host.facts)
     trusting = _trusting(host.listening)
     risks = (*login_risk(intent, host.facts, host.session), *trust_risk(_declared(trusting, services, wanted)))
@@ -91,6 +92,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "warnings": [
             *_switched_off(paths),
             *lost(intent),
+            *intent.waiting,
             *_warnings(intent, services, host.listening),
             *_taken(host.facts.proxy_uid, live),
         ],
@@ -102,7 +104,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _look(hubs: frozenset[IPAddress]) -> _Host:
+def _look(hubs: frozenset[IPAddress], wanted_units: frozenset[str]) -> _Host:
     here, (nft, iptables) = machine_facts.gather(), usable_backends()
     own = frozenset(address.ip for address in netlink.addresses())
     listening, connections = sockets.listeners(), sockets.connections()
@@ -119,6 +121,7 @@ def _look(hubs: frozenset[IPAddress]) -> _Host:
         ipv6_usable=here.ipv6,
         nft_usable=nft,
         iptables_usable=iptables,
+        cgroups=cgroups.find(wanted_units) if wanted_units else (),
     )
     return _Host(facts, listening, connections, _session(ssh, listening, connections), account is None)
 

@@ -8,6 +8,7 @@ import pytest
 
 from meshagent.lab import Host, recipes, wait_until
 from meshagent.model.marks import AGENT_MARK
+from tests.fakes.units import units
 from tests.lab.mesh import Mesh, open_mesh
 
 pytestmark = pytest.mark.root
@@ -139,3 +140,23 @@ def test_a_container_behind_a_named_bridge_uses_the_mesh(mesh: Mesh) -> None:
     with pytest.raises(ConnectionRefusedError):
         container.connect(address, 80)
     configure(web, "{}\n")
+
+
+def test_only_a_named_unit_is_in_the_mesh_and_stays_so_when_it_restarts(mesh: Mesh) -> None:
+    web = mesh.members["web"]
+    address = mesh.resolve(web, "cache.default.mesh.internal")[0]
+    with units() as made:
+        name = made.name("shop.service")
+        configure(web, f"capture: {{units: [{name}]}}\n")
+        wait_until(lambda: "not of a unit" in rules(web), 15, "nobody in the mesh")
+        for _ in range(2):
+            group = made.start("shop.service")
+            ping = ["sh", "-c", f"echo $$ >{group}/cgroup.procs; exec redis-cli -h {address} ping"]
+            wait_until(lambda ping=ping: web.run(ping, check=False).stdout == "PONG\n", 10, "the unit in the mesh")  # type: ignore[misc]
+            with pytest.raises(ConnectionRefusedError):
+                web.connect(address, 6379)
+            made.stop("shop.service")
+            wait_until(lambda: "goto mesh_of_units" not in rules(web), 10, "its rule gone")
+    assert "capture-failed" not in mesh.conditions(web)
+    configure(web, "{}\n")
+    wait_until(lambda: mesh.redis(web, "cache") == "PONG", 10, "everybody in the mesh")

@@ -7,6 +7,7 @@ from meshagent.agent.capture import text
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
 from meshagent.config.settings import RedirectMode
 from meshagent.model.address import VIRTUAL4, VIRTUAL6
+from meshagent.model.cgroup import Cgroup
 from meshagent.model.marks import (
     AGENT_MARK,
     CLIENT_SOURCE_MARK,
@@ -174,12 +175,11 @@ def outbound(intent: Intent) -> list[str]:
             text.rule(f"meta nfproto ipv{version} meta l4proto tcp", "goto everything", "capture.outbound: all")
         )
     virtual = text.rule("", "goto to_proxy", "virtual addresses have no direct way")
-    rules = [*_exemptions(intent), *_direct(intent), *gated, virtual]
     capture = text.rule("meta l4proto tcp", f"redirect to :{OUTBOUND}", "to the proxy")
     around = text.rule("", "return", "around the proxy: it is dead and the address has a machine of its own")
     return [
         text.chain("outbound", "nat hook output priority -100", entry),
-        text.chain("mesh", "", rules),
+        *_walk("mesh", intent, [], [*gated, virtual]),
         *_everything(intent),
         text.chain("to_proxy", "", [capture]),
         text.chain("around_proxy", "", [around]),
@@ -191,7 +191,25 @@ def _everything(intent: Intent) -> list[str]:
     if not intent.all_families:
         return []
     gate = text.rule("", "meta l4proto vmap @claimed_gate", "flips when the proxy is dead")
-    return [text.chain("everything", "", [*_exemptions(intent), *_direct(intent), *_never(intent), gate])]
+    return _walk("everything", intent, _never(intent), [gate])
+
+
+def _walk(name: str, intent: Intent, never: list[str], end: list[str]) -> list[str]:
+    """What is exempt leaves first; where only some units are in the mesh, everybody else leaves next."""
+    head = [*_exemptions(intent), *_direct(intent), *never]
+    if not intent.only_units:
+        return [text.chain(name, "", [*head, *end])]
+    chosen = [
+        text.rule(_cgroup(group), f"goto {name}_of_units", f"cgroup {group.id}: a unit of capture.units")
+        for group in intent.units
+    ]
+    others = text.rule("", "return", "not of a unit that capture.units names")
+    return [text.chain(name, "", [*head, *chosen, others]), text.chain(f"{name}_of_units", "", end)]
+
+
+def _cgroup(group: Cgroup) -> str:
+    """The kernel stores the id of what has this path now; the comment shows which one that was."""
+    return f'socket cgroupv2 level {group.level} "{group.path}"'
 
 
 def _never(intent: Intent) -> list[str]:
@@ -229,6 +247,10 @@ def _direct(intent: Intent) -> list[str]:
     rules += [
         text.rule(f"{match} {{ {', '.join(values)} }}", "return", why) for match, values, why in matches if values
     ]
+    rules += [
+        text.rule(_cgroup(group), "return", f"cgroup {group.id}: a unit excluded in agent.yaml")
+        for group in intent.exclude_units
+    ]
     return rules
 
 
@@ -264,4 +286,4 @@ def _refuse_ipv6(intent: Intent) -> list[str]:
     """What would be captured over IPv6 and has to be refused there: the same exceptions hold."""
     never = _never(intent) if intent.all_families else []
     end = text.rule("", "goto nowhere", "capture.ipv6: refuse")
-    return [text.chain("refuse_ipv6", "", [*_exemptions(intent), *_direct(intent), *never, end])]
+    return _walk("refuse_ipv6", intent, never, [end])

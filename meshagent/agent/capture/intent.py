@@ -22,8 +22,9 @@ from meshagent.config.settings import (
     RedirectMode,
 )
 from meshagent.model.address import IPAddress
+from meshagent.model.cgroup import Cgroup
 from meshagent.model.doors import Door
-from meshagent.model.errors import MeshagentError, UsageError
+from meshagent.model.errors import MeshagentError
 from meshagent.model.ports import HBONE, METRICS, OWN_LOCAL_PORTS
 from meshagent.model.posture import PlaintextMode, Posture, stricter
 
@@ -76,9 +77,12 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         inbound_direct_ports=never.inbound_ports(facts, wishes.config) if arriving else (),
         bridges=tuple(sorted(set(wishes.config.bridges))) if bridged else (),
         bridged_families=bridged,
+        only_units=bool(wishes.config.units),
+        units=_running(wishes.config.units, facts),
+        exclude_units=_running(wishes.config.exclude.units, facts),
         spared=spared,
         refused=refused,
-        waiting=tuple(_waiting(wishes, everything, bridged, arriving)),
+        waiting=(*_waiting(wishes, everything, bridged, arriving), *_waiting_units(wishes.config, facts)),
         backend=backend,
     )
 
@@ -154,6 +158,21 @@ def wanted_doors(config: CaptureConfig, posture: Posture, facts: HostFacts) -> f
     return frozenset(found)
 
 
+def _running(units: tuple[str, ...], facts: HostFacts) -> tuple[Cgroup, ...]:
+    return tuple(group for group in facts.cgroups if group.unit in units)
+
+
+def _waiting_units(config: CaptureConfig, facts: HostFacts) -> Iterator[str]:
+    """A unit that doesn't run has no control group that a rule could name; that is no mistake."""
+    running = {group.unit for group in facts.cgroups}
+    for where, units, meaning in (
+        ("capture.units", config.units, "captured"),
+        ("capture.exclude.units", config.exclude.units, "excluded"),
+    ):
+        if missing := sorted(set(units) - running):
+            yield f"{where}: {', '.join(missing)} will be {meaning} when started"
+
+
 def _waiting(
     wishes: Wishes, everything: tuple[int, ...], bridged: tuple[int, ...], arriving: tuple[int, ...]
 ) -> Iterator[str]:
@@ -216,14 +235,12 @@ def _require_possible(config: CaptureConfig, facts: HostFacts, mode: Mode) -> Ba
     if mode is Mode.OFF:
         return Backend.NFT if facts.nft_usable and config.backend is not Backend.IPTABLES else Backend.IPTABLES
     backend = choose(config, facts)
-    for name, asked in (
-        ("capture.units", bool(config.units)),
-        ("capture.exclude.units", bool(config.exclude.units)),
-    ):
-        if asked:
-            raise UsageError(
-                "unsupported-capture", f"{name} is not supported by this version", hint="remove it from agent.yaml"
-            )
+    if (config.units or config.exclude.units) and not facts.cgroup_usable:
+        raise MeshagentError(
+            "cgroup-unusable",
+            "capture.units and exclude.units need nftables that can match control groups (nft 1.0, kernel 5.13)",
+            hint="name users (exclude.uids) instead, or upgrade; the host needs a cgroup v2 tree below /sys/fs/cgroup",
+        )
     if (config.inbound, config.mode) == (InboundScope.ALL, RedirectMode.TPROXY) and not facts.tproxy_usable:
         raise MeshagentError(
             "tproxy-unusable",

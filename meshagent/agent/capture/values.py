@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from meshagent.config.settings import Backend, CaptureConfig, Exclude, PortRange, RedirectMode
 from meshagent.model.address import IPAddress, IPNetwork, MeshAddress
+from meshagent.model.cgroup import Cgroup
 from meshagent.model.doors import Door, OpenDoor
 from meshagent.model.errors import UsageError
 from meshagent.model.policy import HostPolicy
@@ -18,6 +19,8 @@ from meshagent.model.posture import Posture
 from meshagent.model.service import DeclaredService
 
 _MAX_UID = 2**32 - 2  # (uid_t)-1 means "no change" to the kernel
+#: What systemd makes of unit names; nft takes no escapes in quotes, so a backslash is only a backslash.
+_CGROUP = re.compile(r"[A-Za-z0-9:_.@\\-]{1,255}(?:/[A-Za-z0-9:_.@\\-]{1,255}){0,20}", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}", re.ASCII)
 
 
@@ -44,7 +47,8 @@ class HostFacts:
     ``gateways`` are next hops of default routes, ``nameservers`` those of resolv.conf in order, ``session_ports`` local
     ports of the remote session that is typing.
     ``ipv6_usable``: the proxy can bind ::1; ``tproxy_usable``: the kernel can hand over packets as they are.
-    ``nft_usable``, ``iptables_usable`` (the legacy one): rules can reach the kernel that way.
+    ``nft_usable``, ``iptables_usable`` (the legacy one): rules can reach the kernel that way. ``cgroup_usable``: they
+    can ask for a socket's control group; ``cgroups`` are those of the units that agent.yaml names and that run.
     """
 
     proxy_uid: int
@@ -58,6 +62,8 @@ class HostFacts:
     nft_usable: bool = True
     tproxy_usable: bool = True
     iptables_usable: bool = False
+    cgroup_usable: bool = True
+    cgroups: tuple[Cgroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +113,8 @@ class Intent:
     captured; ``fail_open``: literals go direct while the proxy is dead. ``all_families``: IP versions of which every
     connection is captured, except to ``direct`` networks and ``direct_ports``. ``inbound_families``: those of which
     what comes in for a listening process passes the proxy, except to ``inbound_direct_ports``, by ``inbound_mode``
-    (TPROXY or REDIRECT). ``bridges`` are captured over ``bridged_families``. ``waiting``: what was asked for and
-    can't be done yet, in sentences.
+    (TPROXY or REDIRECT). ``bridges`` are captured over ``bridged_families``. With ``only_units``, nothing but
+    ``units`` is captured of what leaves. ``waiting``: what was asked for and can't be done yet, in sentences.
     """
 
     mode: Mode
@@ -130,6 +136,9 @@ class Intent:
     inbound_direct_ports: tuple[PortRange, ...] = ()
     bridges: tuple[str, ...] = ()
     bridged_families: tuple[int, ...] = ()
+    only_units: bool = False
+    units: tuple[Cgroup, ...] = ()
+    exclude_units: tuple[Cgroup, ...] = ()
     spared: tuple[Spared, ...] = ()
     refused: tuple[RefusedClaim, ...] = ()
     waiting: tuple[str, ...] = ()
@@ -185,6 +194,8 @@ def _require_renderable(intent: Intent) -> None:
     families = (*intent.all_families, *intent.inbound_families, *intent.bridged_families)
     if not all(version in (4, 6) and _is_int(version) for version in families):
         raise UsageError("bad-address", "an IP version is 4 or 6")
+    if not all(_is_cgroup(group) for group in (*intent.units, *intent.exclude_units)):
+        raise UsageError("bad-unit", "a unit has no control group that a rule could name")
     for name in (*intent.exclude.interfaces, *intent.bridges):
         if not isinstance(name, str) or not _INTERFACE.fullmatch(name):
             raise UsageError("bad-interface", f"{str(name)[:100]!r} is not the name of a network interface")
@@ -204,6 +215,13 @@ def _is_port(value: object) -> bool:
 
 def _is_range(value: object) -> bool:
     return isinstance(value, PortRange) and _is_port(value.first) and _is_port(value.last) and value.first <= value.last
+
+
+def _is_cgroup(value: object) -> bool:
+    if not isinstance(value, Cgroup) or not isinstance(value.path, str) or not isinstance(value.unit, str):
+        return False
+    named = _CGROUP.fullmatch(value.path) and ".." not in value.path.split("/") and _CGROUP.fullmatch(value.unit)
+    return bool(named) and _is_int(value.level) and 1 <= value.level <= 32 and _is_int(value.id) and value.id > 0
 
 
 def _is_address(value: object) -> bool:

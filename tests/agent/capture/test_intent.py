@@ -23,6 +23,7 @@ from meshagent.config.settings import (
     RedirectMode,
 )
 from meshagent.model.address import MeshAddress
+from meshagent.model.cgroup import Cgroup
 from meshagent.model.doors import Door, OpenDoor
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.policy import HostPolicy
@@ -173,16 +174,39 @@ def test_dns_is_captured_only_to_the_nameservers_of_this_host_and_not_to_link_lo
     assert decided(capture_dns=False, facts=facts).nameservers == ()
 
 
+def test_units_that_run_are_captured_and_those_that_do_not_are_waited_for() -> None:
+    config = CaptureConfig(units=("web.service", "late.service"), exclude=Exclude(units=("batch.slice",)))
+    web, batch = Cgroup("web.service", "system.slice/web.service", 2, 77), Cgroup("batch.slice", "batch.slice", 1, 78)
+    intent = decided(Posture.OUTBOUND, config=config, facts=host_facts(cgroups=(web, batch)))
+    assert (intent.only_units, intent.units, intent.exclude_units) == (True, (web,), (batch,))
+    assert intent.waiting == ("capture.units: late.service will be captured when started",)
+    assert not decided(Posture.OUTBOUND, facts=host_facts(cgroups=(web,))).units
+
+
+def test_units_where_nothing_can_match_them_are_an_error_never_ignored() -> None:
+    for config in (CaptureConfig(units=("web.service",)), CaptureConfig(exclude=Exclude(units=("web.service",)))):
+        with pytest.raises(MeshagentError, match="control groups") as error:
+            decided(config=config, facts=host_facts(cgroup_usable=False))
+        assert error.value.code == "cgroup-unusable"
+
+
 @pytest.mark.parametrize(
-    "config",
+    "group",
     [
-        CaptureConfig(units=("web.service",)),
-        CaptureConfig(exclude=Exclude(units=("web.service",))),
+        Cgroup("web.service", 'x"; flush ruleset', 2, 77),
+        Cgroup("web.service", "../../etc", 2, 77),
+        Cgroup("web.service", "a//b", 2, 77),
+        Cgroup("web.service", "system.slice/web.service", 0, 77),
+        Cgroup("web.service", "system.slice/web.service", 2, 0),
+        Cgroup("web.service", "system.slice/web.service\n", 2, 77),
+        Cgroup('web" accept', "system.slice/web.service", 2, 77),
+        "web.service",
     ],
 )
-def test_a_setting_this_version_can_not_honour_is_an_error_never_ignored(config: CaptureConfig) -> None:
-    with pytest.raises(UsageError, match="not supported"):
-        decided(config=config)
+def test_a_group_with_a_strange_name_never_reaches_a_rule(group: Cgroup) -> None:
+    for fields in ({"units": (group,)}, {"exclude_units": (group,)}):
+        with pytest.raises(UsageError):
+            replace(BASE, **fields)  # type: ignore[arg-type]
 
 
 def test_without_nftables_it_says_what_is_missing() -> None:

@@ -30,6 +30,7 @@ from meshagent.config.settings import (
 from meshagent.guard import readback, text
 from meshagent.guard.libnftables import Context
 from meshagent.model.address import MeshAddress, parse_ip
+from meshagent.model.cgroup import Cgroup
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import PlaintextMode, Posture
@@ -84,7 +85,26 @@ MORE: dict[str, Intent] = {
         policy=HostPolicy({6379: PlaintextMode.STRICT}),
     ),
 }
-EVERY = CASES | MORE
+SHOP = Cgroup("shop.service", "unified/system.slice/shop.service", 2, 4711)
+BATCH = Cgroup("batch.slice", r"unified/my\x2dbatch.slice/batch.slice", 2, 4712)
+RUNS = host_facts(cgroups=(BATCH, SHOP))
+#: Of units: the kernel takes them only where such units run, see test_chains_units.
+UNITS: dict[str, Intent] = {
+    "units": decided(
+        Posture.OUTBOUND,
+        *MESH,
+        config=CaptureConfig(units=("shop.service", "gone.service"), outbound=ALL),
+        facts=RUNS,
+    ),
+    "units-excluded": decided(
+        Posture.OUTBOUND,
+        *MESH,
+        config=CaptureConfig(exclude=Exclude(units=("batch.slice", "gone.service"))),
+        facts=RUNS,
+    ),
+    "units-none-runs": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(units=("gone.service",)), facts=RUNS),
+}
+EVERY = CASES | MORE | UNITS
 
 
 def held(listing: str) -> dict[str, set[str]]:
@@ -128,7 +148,7 @@ def test_every_golden_has_its_case() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", CASES | MORE)
 def test_the_kernel_accepts_the_rules_and_every_gate(name: str) -> None:
     ruleset = nft.render(EVERY[name])
     gates = "".join(gate.bypass + gate.recapture for gate in ruleset.gates.values())

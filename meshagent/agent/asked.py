@@ -1,0 +1,91 @@
+"""Facts about this host that only some settings ask for: the groups of units they name, what this kernel can match.
+
+Nothing is read, watched or tried while ``agent.yaml`` names no unit and redirects nothing that comes in.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import structlog
+
+from meshagent.agent.capture.values import HostFacts
+from meshagent.config.settings import CaptureConfig, InboundScope
+from meshagent.guard.client import GuardClient, GuardRefusedError
+from meshagent.guard.state import Ruleset
+from meshagent.machine import cgroups
+from meshagent.model.errors import MeshagentError
+from meshagent.model.marks import TABLE
+from meshagent.runtime.latest import Latest
+
+log = structlog.get_logger()
+
+#: Should an event be lost: as soon as the other facts nobody announces.
+_RECHECK_SECONDS = 10.0
+
+_TPROXY = "type filter hook prerouting priority 0; meta l4proto tcp tproxy ip to 127.0.0.1:1 counter accept"
+_CGROUP = 'type filter hook output priority 0; socket cgroupv2 level {level} "{path}" counter'
+
+
+class Asked:
+    """Keeps ``cgroups``, ``cgroup_usable`` and ``tproxy_usable`` of ``facts`` right for ``config``."""
+
+    def __init__(self, config: Latest[CaptureConfig], facts: Latest[HostFacts], guard: GuardClient) -> None:
+        self._config, self._facts, self._guard = config, facts, guard
+        self._tried: dict[str, bool] = {}
+
+    async def start(self) -> None:
+        """Once, before the first rules are decided."""
+        await self._look()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            version = self._config.version
+            if not units(self._config.value):
+                await self._look()
+                await self._config.newer(version)
+                continue
+            with contextlib.closing(cgroups.Watch()) as watch:
+                while self._config.version == version:
+                    await self._look()
+                    await self._next(watch, version)
+
+    async def _next(self, watch: cgroups.Watch, version: int) -> None:
+        waits = [asyncio.ensure_future(watch.changed()), asyncio.ensure_future(self._config.newer(version))]
+        try:
+            await asyncio.wait(waits, timeout=_RECHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _look(self) -> None:
+        config = self._config.value
+        found = await asyncio.to_thread(cgroups.find, units(config))
+        changes: dict[str, object] = {"cgroups": found}
+        if found:
+            rule = _CGROUP.format(level=found[0].level, path=found[0].path)
+            changes["cgroup_usable"] = await self._can("cgroups", rule)
+        if config.inbound is InboundScope.ALL:
+            changes["tproxy_usable"] = await self._can("tproxy", _TPROXY)
+        self._facts.set(replace(self._facts.value, **changes))  # type: ignore[arg-type]
+
+    async def _can(self, what: str, chain: str) -> bool:
+        """Whether kernel and nft take such a rule; asked once. A guard that is away is no answer: taken as yes."""
+        if what not in self._tried:
+            probe = Ruleset(rules=f"table inet {TABLE} {{\n\tchain probe {{\n\t\t{chain}\n\t}}\n}}\n")
+            try:
+                await asyncio.to_thread(self._guard.check, probe)
+                self._tried[what] = True
+            except GuardRefusedError as error:
+                log.info("this kernel or nft can't match it", what=what, error=error.message)
+                self._tried[what] = False
+            except MeshagentError:
+                return True
+        return self._tried[what]
+
+
+def units(config: CaptureConfig) -> frozenset[str]:
+    """Every unit that the settings name."""
+    return frozenset((*config.units, *config.exclude.units))
