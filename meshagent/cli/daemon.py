@@ -14,11 +14,11 @@ def run() -> None:
     paths = settings().paths
     if not enrolled(paths):
         raise NotEnrolledError(str(paths.root))
-    import asyncio
-
     from meshagent.runtime.memory import stay_lean
 
     stay_lean()
+    import asyncio
+
     from meshagent.agent.app import run_agent
 
     asyncio.run(run_agent(paths))

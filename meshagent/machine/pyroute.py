@@ -2,37 +2,70 @@
 
 ``import pyroute2`` loads everything the library can do (databases of links, IPVS, wireless): 13.6 MB. Loaded one by one
 from a package whose ``__init__`` was not run, what we use takes 7.1 MB (pyroute2 0.9.7, Python 3.11). The daemon's
-memory is budgeted. Import where it is used: most commands need none of it.
+memory is budgeted. Import where it is used: most commands need none of it. Two modules that it names at import and
+that nothing of ours reaches (``ssl`` for its probes, ``unittest.mock`` for its tests) get a stand-in meanwhile.
 """
 
+import contextlib
 import importlib.util
 import sys
+import threading
 import types
+from collections.abc import Iterator
 from typing import Any
+
+_importing = threading.Lock()
 
 
 def iproute() -> Any:
     """The class ``IPRoute``: addresses, links, routes and rules."""
-    _prepare()
-    from pyroute2.iproute.linux import IPRoute
+    with _prepared():
+        from pyroute2.iproute.linux import IPRoute
 
     return IPRoute
 
 
 def diag_socket() -> Any:
     """The class ``DiagSocket``: sockets as the kernel lists them (sock_diag(7))."""
-    _prepare()
-    from pyroute2.netlink.diag import DiagSocket
+    with _prepared():
+        from pyroute2.netlink.diag import DiagSocket
 
     return DiagSocket
 
 
 def netlink_error() -> Any:
     """The class ``NetlinkError``: the kernel said no; ``args`` are errno and text."""
-    _prepare()
-    from pyroute2.netlink.exceptions import NetlinkError
+    with _prepared():
+        from pyroute2.netlink.exceptions import NetlinkError
 
     return NetlinkError
+
+
+@contextlib.contextmanager
+def _prepared() -> Iterator[None]:
+    with _importing:
+        _prepare()
+        added = [name for name in ("ssl", "unittest", "unittest.mock") if sys.modules.get(name) is None]
+        before = {name: sys.modules.get(name, added) for name in added}
+        if added:
+            sys.modules.update(_stand_ins(added))
+        try:
+            yield
+        finally:
+            for name, module in before.items():
+                if module is added:
+                    del sys.modules[name]
+                else:
+                    sys.modules[name] = module  # type: ignore[assignment]  # None: may not be imported here
+
+
+def _stand_ins(names: list[str]) -> dict[str, types.ModuleType]:
+    found = {name: types.ModuleType(name) for name in names}
+    mock = found.get("unittest.mock")
+    if mock is not None:
+        mock.Mock = object  # type: ignore[attr-defined]  # made once, as the value of a class attribute
+        found.get("unittest", sys.modules.get("unittest")).mock = mock  # type: ignore[union-attr]
+    return found
 
 
 def _prepare() -> None:

@@ -9,11 +9,14 @@ _M_ARENA_MAX = -8
 _ARENAS = 2
 
 
-def stay_lean() -> None:
-    """Call before the first import of structlog: it loads rich where that is installed, 4 MB that no daemon uses.
+#: What the agent can do without. structlog loads rich where that is installed (3.5 MB). asyncio and hashlib load the
+#: system's OpenSSL (5.2 MB), but gRPC and cryptography each bring a library of their own; SHA-2 has its builtin.
+_UNUSED = ("rich", "_ssl", "_hashlib")
 
-    Commands that print tables must not call it.
-    """
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None: "can't be imported" (sys.modules' contract)
+
+def stay_lean() -> None:
+    """Call before the first import of asyncio and structlog. Commands that print tables or use ``ssl`` must not."""
+    for name in _UNUSED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: "can't be imported" (its contract)
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
