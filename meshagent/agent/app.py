@@ -69,6 +69,7 @@ from meshagent.protocol.subscriber import Subscriber
 from meshagent.protocol.types import CDS, HOST_POLICY, LDS, NDS
 from meshagent.runtime.clock import SystemClock
 from meshagent.runtime.latest import Latest
+from meshagent.runtime.resident import forget_start
 from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.local_server import LocalServer
@@ -304,6 +305,7 @@ class Agent:
             "cache": self.relay.run,
             "kept": self.kept.run,
             "ports": self.ports.run,
+            "memory": forget_start,
             "session": self.session.run,
             "rotator": self.rotator.run,
             "declared": self.declared.run,

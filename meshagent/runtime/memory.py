@@ -1,4 +1,4 @@
-"""Keeping a daemon small."""
+"""Keeping a daemon small from its first import on; nothing here may import asyncio. See also ``resident.py``."""
 
 import ctypes
 import sys
