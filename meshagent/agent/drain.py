@@ -3,39 +3,39 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from meshagent.agent.envoy import ending as envoy
-from meshagent.agent.envoy.admin import Admin
+from meshagent.agent.envoy import ending
 from meshagent.agent.envoy.record import Records
 from meshagent.machine import sockets
 from meshagent.machine.sockets import Connection
 from meshagent.model.paths import Paths
 from meshagent.model.ports import HBONE, OUTBOUND
 
-#: Reading all sockets with their owners takes 15 ms; the drain asks ten times a second.
-_LOOK_SECONDS = 1.0
 
+async def end_proxy(paths: Paths, grace: float, progress: Callable[[str], None]) -> tuple[bool, list[str]]:
+    """End the proxy after at most ``grace`` seconds: (one was running, what was closed that didn't end by itself).
 
-async def end_proxy(paths: Paths, grace: float) -> tuple[bool, list[str]]:
-    """End the proxy after at most ``grace`` seconds: (one was running, what was closed that didn't end by itself)."""
+    ``progress`` hears how many connections are still in use.
+    """
     record = Records(paths).load()
-    if record is None:
-        return await envoy.end(paths, grace=grace), []
-    pid, looked = record.handle.pid, time.monotonic()
-    held = describe(await asyncio.to_thread(sockets.connections), pid)
+    pids = [handle.pid for handle in record.handles()] if record is not None else []
+    held: list[str] = []
+    last = -1
 
-    async def idle(admin: Admin) -> bool:
-        nonlocal held, looked
-        if await envoy.is_idle(admin):
-            held = []
-            return True
-        if time.monotonic() - looked > _LOOK_SECONDS:
-            held, looked = describe(await asyncio.to_thread(sockets.connections), pid), time.monotonic()
-        return False
+    def watch(found: tuple[Connection, ...], left: float) -> None:
+        nonlocal held, last
+        count = sum(ending.in_use(found, pid) for pid in pids)
+        held = [line for pid in pids for line in describe(found, pid)] if count else []
+        if count and count != last:
+            progress(f"{count} connections through the proxy are in use; they have {left:.0f} s to finish")
+        last = count
 
-    was_running = await envoy.end(paths, grace=grace, idle=idle)
-    return was_running, held if was_running else []
+    if pids:
+        watch(await asyncio.to_thread(sockets.connections), grace)
+    began = time.monotonic()
+    was_running = await ending.end(paths, grace=grace, watch=watch)
+    return was_running, held if was_running and time.monotonic() - began >= grace else []
 
 
 def describe(found: Sequence[Connection], proxy: int) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from meshagent.agent import footprint as footprints
 from meshagent.agent.capture.usable import usable_backends
 from meshagent.agent.drain import end_proxy
+from meshagent.agent.envoy.ending import fail_readiness
 from meshagent.agent.farewell import stop_agent, tell_hub
 from meshagent.agent.footprint import PROXY_USER, Footprint
 from meshagent.agent.guarding import INSTALL_NFT, ensure_guard, find_guard
@@ -54,14 +55,15 @@ async def leave_mesh(
     report = Report()
     if footprint is not None:
         await asyncio.to_thread(_require_way_to_the_kernel, paths)
-    progress("saying goodbye to the mesh")
+    progress("no longer ready; saying goodbye to the mesh")
+    await fail_readiness(paths)
     await _say_goodbye(paths, keystore, report)
     guard = await asyncio.to_thread(ensure_guard, paths) if footprint else None
     if guard is not None and footprint is not None and footprint.uid > 0:
         progress("capturing nothing new")
         await asyncio.to_thread(stop_capturing, guard, footprint.uid)
     progress("letting connections through the proxy finish")
-    was_running, report.closed = await end_proxy(paths, WAIT_SECONDS if drain is None else drain)
+    was_running, report.closed = await end_proxy(paths, WAIT_SECONDS if drain is None else drain, progress)
     if was_running:
         report.removed.append("proxy")
     if guard is not None:

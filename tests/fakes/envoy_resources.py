@@ -6,6 +6,10 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import OUTBOUND
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from google.protobuf.message import Message
 
@@ -51,6 +55,20 @@ def gate(port: int = 15001, address: str = "127.0.0.1") -> Listener:
     """The listener that receives redirected connections."""
     listener = tcp_listener(f"gate{port}@{address}", port, "c", address=address)
     listener.use_original_dst.value = True
+    return listener
+
+
+def http2_listener(name: str, port: int) -> Listener:
+    """On loopback; answers every request with 200."""
+    listener = tcp_listener(name, port, "none")
+    manager = HttpConnectionManager(stat_prefix="t", codec_type=HttpConnectionManager.HTTP2)
+    route = manager.route_config.virtual_hosts.add(name="all", domains=["*"]).routes.add()
+    route.match.prefix = "/"
+    route.direct_response.status = 200
+    manager.http_filters.add(name="envoy.filters.http.router").typed_config.Pack(Router())
+    chain_filter = listener.filter_chains[0].filters[0]
+    chain_filter.name = "envoy.filters.network.http_connection_manager"
+    chain_filter.typed_config.Pack(manager)
     return listener
 
 

@@ -7,25 +7,44 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from meshagent.agent.envoy import farewell
 from meshagent.agent.envoy.admin import Admin, AdminError
-from meshagent.agent.envoy.record import Records, segment
-from meshagent.machine import files, services
+from meshagent.agent.envoy.record import Record, Records, segment
+from meshagent.machine import files, services, sockets
 from meshagent.machine.services import Handle
+from meshagent.machine.sockets import Connection
+from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
+from meshagent.model.ports import HBONE
 
 #: Seconds between questions whether the last connection has ended.
 _LOOK = 0.1
+#: Between looks at all sockets with their owners, which take 15 ms.
+_COUNT = 1.0
+#: How long a proxy that hangs may hold up who only wants to say that it isn't ready any more.
+_READINESS_PATIENCE = 1.0
+
+#: Hears, about once a second, the connections of this network and how many seconds are left.
+Watcher = Callable[[tuple[Connection, ...], float], None]
 
 
-async def end(paths: Paths, *, grace: float = 5.0, idle: Callable[[Admin], Awaitable[bool]] | None = None) -> bool:
+async def fail_readiness(paths: Paths) -> None:
+    """From now on the proxy's own health check says no; best effort."""
+    record = Records(paths).load()
+    if record is not None and services.alive(record.handle):
+        with contextlib.suppress(AdminError):
+            await Admin(admin_socket(paths, record.epoch), _READINESS_PATIENCE).fail_healthcheck()
+
+
+async def end(paths: Paths, *, grace: float = 5.0, watch: Watcher | None = None) -> bool:
     """End the recorded proxy for good and remove what it leaves.
 
-    Drains first: listeners close politely, then up to ``grace`` seconds until no connection is open. True when one was
-    running. Harmless when there is none. Raises ``MeshagentError`` when it can't be ended.
+    Drains first: listeners close politely, then up to ``grace`` seconds until no connection is in use. True when one
+    was running. Harmless when there is none. Raises ``MeshagentError`` when it can't be ended.
     """
     records = Records(paths)
     record = records.load()
@@ -33,7 +52,7 @@ async def end(paths: Paths, *, grace: float = 5.0, idle: Callable[[Admin], Await
     running = [handle for handle in handles if services.alive(handle)]
     if record is not None and running:
         records.save(replace(record, draining=True))
-        await drain(Admin(admin_socket(paths, record.epoch)), running, grace, idle or is_idle)
+        await _drain(paths, record, running, grace, watch)
         # What is open now is cut either way; a young epoch that is asked to end first asks the one before for numbers.
         number = signal.SIGKILL if len(running) > 1 else signal.SIGTERM
         await asyncio.gather(*(services.stop_async(handle, number=number) for handle in running))
@@ -44,7 +63,56 @@ async def end(paths: Paths, *, grace: float = 5.0, idle: Callable[[Admin], Await
     files.remove_tree(paths.proxy_dir)
     for leftover in [*paths.run.glob("proxy-*.json"), paths.run / "proxy.log"]:
         files.remove_file(leftover)
+    farewell.clean(paths)
     return bool(running)
+
+
+async def _drain(paths: Paths, record: Record, running: list[Handle], grace: float, watch: Watcher | None) -> None:
+    """Until no connection is in use, the processes are gone, or ``grace`` seconds are over.
+
+    One answer that doesn't come is no reason to cut connections: the main thread may be busy, or the admin interface
+    gone while the workers go on. What was not heard is said again; the sockets tell without being asked.
+    """
+    if grace <= 0:
+        return
+    admin = Admin(admin_socket(paths, record.epoch))
+    began, told, counted = time.monotonic(), False, 0.0
+    _let_idle_ones_go(paths, record)
+    while (left := grace - (time.monotonic() - began)) > 0 and any(services.alive(handle) for handle in running):
+        if time.monotonic() - counted >= _COUNT:
+            found, first = await asyncio.to_thread(sockets.connections), counted == 0.0
+            counted = time.monotonic()
+            if watch is not None:
+                watch(found, left)
+            if not first and told and not any(in_use(found, handle.pid) for handle in running):
+                return
+        with contextlib.suppress(AdminError, TimeoutError):
+            async with asyncio.timeout(left):
+                told = told or await _tell(admin)
+                if len(running) == 1 and await is_idle(admin):
+                    return
+        await asyncio.sleep(min(_LOOK, max(0.0, left)))
+
+
+async def _tell(admin: Admin) -> bool:
+    await admin.fail_healthcheck()
+    await admin.drain_listeners()
+    return True
+
+
+def _let_idle_ones_go(paths: Paths, record: Record) -> None:
+    with contextlib.suppress(MeshagentError):  # a full disk must keep nobody in the mesh
+        farewell.write(paths, record.base_id, record.epoch, go=True)
+
+
+def in_use(found: Iterable[Connection], pid: int) -> int:
+    """How many connections of the proxy ``pid`` belong to an application: all but those between proxies.
+
+    A tunnel of a peer is an HTTP/2 stream with a connection to the application behind it, or one of an application here
+    before it; an HTTP/2 connection between two proxies without either carries nothing.
+    """
+    ours = [c for c in found if any(owner.pid == pid for owner in c.owners)]
+    return sum(HBONE not in (c.local_port, c.remote_port) for c in ours)
 
 
 async def is_idle(admin: Admin) -> bool:
@@ -54,27 +122,6 @@ async def is_idle(admin: Admin) -> bool:
     """
     found = await admin.stats(r"^listener\..*\.downstream_cx_active$")
     return not any(count for name, count in found.items() if not name.startswith("listener.admin."))
-
-
-async def drain(admin: Admin, running: list[Handle], grace: float, idle: Callable[[Admin], Awaitable[bool]]) -> None:
-    """Until no connection is open, the processes are gone, or ``grace`` seconds are over.
-
-    One answer that doesn't come is no reason to cut connections: the main thread may be busy, or the admin interface
-    gone while the workers go on. What was not heard is asked again.
-    """
-    deadline, asked = time.monotonic() + grace, False
-    while (left := deadline - time.monotonic()) > 0:
-        with contextlib.suppress(AdminError, TimeoutError):
-            async with asyncio.timeout(left):
-                if not asked:
-                    await admin.fail_healthcheck()
-                    await admin.drain_listeners()
-                    asked = True
-                if await idle(admin):
-                    return
-        if not any(services.alive(handle) for handle in running):
-            return
-        await asyncio.sleep(min(_LOOK, max(0.0, deadline - time.monotonic())))
 
 
 def admin_socket(paths: Paths, epoch: int) -> Path:

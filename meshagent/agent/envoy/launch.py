@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshagent.agent.envoy import binary
+from meshagent.agent.envoy import binary, farewell
 from meshagent.agent.envoy.binary import Binary
 from meshagent.agent.envoy.bootstrap import ProxyNode, Sockets, render
 from meshagent.agent.envoy.heap import heap_limit
@@ -87,13 +87,14 @@ class Launcher:
                 files.remove_file(socket)
         for leftover in (*self._paths.proxy_dir.glob("admin-*.sock"), *self._paths.run.glob("proxy-*.json")):
             files.remove_file(leftover)
+        farewell.clean(self._paths, keep=parent.base_id if parent is not None else 0)
         files.remove_file(segment(base_id))
 
     def start(self, program: Binary, epoch: int, base_id: int) -> services.Handle:
         """Blocks until the binary executes (milliseconds). Raises ``MeshagentError``."""
         files.make_dir(self._paths.run, mode=0o755)
         files.make_dir(self._paths.proxy_dir, mode=0o700, uid=self._user.uid, gid=self._user.gid)
-        bootstrap = self._write_bootstrap(epoch)
+        bootstrap = self._write_bootstrap(epoch, base_id)
         self.bound_log()
         with contextlib.suppress(OSError):
             self.admin_socket(epoch).unlink()  # left by a process that was killed
@@ -121,8 +122,9 @@ class Launcher:
                 log.truncate()
                 log.write(tail)
 
-    def _write_bootstrap(self, epoch: int) -> Path:
-        sockets = Sockets(self._paths.xds_socket, self._paths.sds_socket, self.admin_socket(epoch))
+    def _write_bootstrap(self, epoch: int, base_id: int) -> Path:
+        stays = farewell.write(self._paths, base_id, epoch, go=False)
+        sockets = Sockets(self._paths.xds_socket, self._paths.sds_socket, self.admin_socket(epoch), stays)
         path = self._paths.run / f"proxy-{epoch}.json"
         heap = heap_limit(self.settings().memory, memory.cgroup_limit(), memory.host_total())
         text = json.dumps(render(self._node, sockets, heap), indent=1)

@@ -1,26 +1,25 @@
 """Looks after the epoch that was relieved: shows what it still serves, ends it when that is nothing, or after a day.
 
-It can't be asked any more (Envoy closes the older epoch's admin interface), so its sockets tell. A tunnel of a peer
-is an HTTP/2 stream with a connection to the application behind it, or one of an application here before it; an HTTP/2
-connection between two proxies without either carries nothing.
+It can't be asked any more (Envoy closes the older epoch's admin interface), so its sockets tell.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
-from meshagent.agent.envoy.ending import admin_socket
+from meshagent.agent.envoy import farewell
+from meshagent.agent.envoy.ending import admin_socket, in_use
 from meshagent.agent.envoy.launch import PARENT_SECONDS
 from meshagent.agent.envoy.record import Older, Records, segment
 from meshagent.agent.envoy.state import Parent
 from meshagent.machine import files, services, sockets
-from meshagent.machine.sockets import Connection
+from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
-from meshagent.model.ports import HBONE
 
 log = structlog.get_logger()
 
@@ -34,18 +33,12 @@ IDLE_LOOKS = 3
 MOST_SECONDS = 86_400.0
 
 
-def in_use(found: Iterable[Connection], pid: int) -> int:
-    """How many connections of the proxy ``pid`` belong to an application: all but those between proxies."""
-    ours = [c for c in found if any(owner.pid == pid for owner in c.owners)]
-    return sum(HBONE not in (c.local_port, c.remote_port) for c in ours)
-
-
 class Relief:
     """``show`` hears about the older epoch whenever something about it changed, None once it is gone."""
 
     def __init__(self, paths: Paths, records: Records, show: Callable[[Parent | None], None]) -> None:
         self._paths, self._records, self._show = paths, records, show
-        self._idle = 0
+        self._idle, self._told = 0, False
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -54,12 +47,16 @@ class Relief:
             if record is not None and record.parent is not None:
                 await self._look(record.parent)
             else:
-                self._idle = 0
+                self._idle, self._told = 0, False
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _look(self, parent: Older) -> None:
         age = time.time() - parent.since
         if services.alive(parent.handle):
+            if not self._told:
+                with contextlib.suppress(MeshagentError):  # a full disk: they go when they are used next
+                    farewell.write(self._paths, parent.base_id, parent.epoch, go=True)
+                self._told = True
             count = in_use(await asyncio.to_thread(sockets.connections), parent.handle.pid)
             since = datetime.fromtimestamp(parent.since, UTC)
             self._show(Parent(parent.handle.pid, parent.epoch, parent.version, since, count))
@@ -72,7 +69,7 @@ class Relief:
 
     def _forget(self, parent: Older) -> None:
         """Its files go; the record is read again: it may have changed while the process ended."""
-        self._idle = 0
+        self._idle, self._told = 0, False
         record = self._records.load()
         if record is None or record.parent != parent:
             return
@@ -81,6 +78,7 @@ class Relief:
         if parent.epoch != record.epoch:  # the same after the newer one died and a fresh one counts from 0
             files.remove_file(admin_socket(self._paths, parent.epoch))
             files.remove_file(self._paths.run / f"proxy-{parent.epoch}.json")
+        files.remove_file(farewell.path(self._paths, parent.base_id, parent.epoch))
         if parent.base_id != record.base_id:
             files.remove_file(segment(parent.base_id))
         log.info("older proxy is gone", pid=parent.handle.pid, epoch=parent.epoch)

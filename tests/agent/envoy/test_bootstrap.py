@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ SOCKETS = Sockets(
     xds=Path("/run/meshagent/xds.sock"),
     sds=Path("/run/meshagent/sds.sock"),
     admin=Path("/run/meshagent/proxy/admin-0.sock"),
+    farewell=Path("/run/meshagent/proxy-1234567-0.drain"),
 )
 
 
@@ -34,8 +36,9 @@ def test_no_key_no_certificate_and_no_tcp_port_is_in_it() -> None:
 
 @pytest.mark.root
 def test_envoy_takes_it_without_a_warning(tmp_path: Path, envoy: Path) -> None:
-    file = tmp_path / "bootstrap.json"
-    file.write_text(json.dumps(render(NODE, SOCKETS, HEAP)))
+    file, farewell = tmp_path / "bootstrap.json", tmp_path / "drain"
+    farewell.write_text("0\n")
+    file.write_text(json.dumps(render(NODE, replace(SOCKETS, farewell=farewell), HEAP)))
     found = subprocess.run([envoy, "--mode", "validate", "-c", file, "-l", "warning"], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "deprecated" not in found.stderr

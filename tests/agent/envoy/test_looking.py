@@ -11,17 +11,23 @@ from meshagent.agent.envoy.epochs import Listening
 from meshagent.agent.envoy.listening import probe
 from meshagent.machine import process
 from meshagent.model.paths import Paths
+from meshagent.protocol.types import LDS
 from tests.agent.envoy.side import Side, own_root
 from tests.agent.envoy.test_process import echo_config, echo_server, echoed
 from tests.fakes.control_plane import FakeControlPlane
+from tests.fakes.envoy_resources import entry, http2_listener
 from tests.fakes.eventually import eventually
 
 pytestmark = pytest.mark.root
 
 
-async def side_of(paths: Paths) -> tuple[Side, asyncio.Server]:
+async def side_of(paths: Paths, *, http2: bool = False) -> tuple[Side, asyncio.Server]:
+    """With an echo server behind port 18080, which speaks HTTP/2 and answers by itself if ``http2``."""
     server = await echo_server()
-    return Side(paths, FakeControlPlane(echo_config(server.sockets[0].getsockname()[1]))), server
+    config = dict(echo_config(server.sockets[0].getsockname()[1]))
+    if http2:
+        config[LDS] = {"in": entry(http2_listener("in", 18080))}
+    return Side(paths, FakeControlPlane(config)), server
 
 
 def test_a_proxy_that_hangs_is_told_about_soon_and_replaced_after_a_while() -> None:

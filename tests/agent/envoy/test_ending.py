@@ -1,0 +1,100 @@
+"""The end of a real Envoy: who is connected may finish, who is idle hears so, one silent answer cuts nobody."""
+
+import asyncio
+import os
+import signal
+import struct
+import time
+
+import pytest
+
+from meshagent.agent.envoy import farewell
+from meshagent.agent.envoy.ending import end, in_use
+from meshagent.agent.envoy.record import Records
+from meshagent.machine import process
+from meshagent.machine.sockets import Connection, Owner
+from meshagent.model.paths import Paths
+from tests.agent.envoy.side import own_root
+from tests.agent.envoy.test_looking import side_of
+from tests.agent.test_drain import connection
+
+pytestmark = pytest.mark.root
+
+
+def test_a_connection_may_finish_also_when_the_admin_interface_is_silent_for_a_while() -> None:
+    async def story(paths: Paths) -> None:
+        side, server = await side_of(paths)
+        async with side.running():
+            pid = (await side.ready()).pid
+        reader, writer = await asyncio.open_connection("127.0.0.1", 18080)
+        os.kill(pid, signal.SIGSTOP)
+        ending = asyncio.create_task(end(paths, grace=60))
+        await asyncio.sleep(2.5)  # longer than one answer may take
+        assert process.start_time(pid) is not None and not ending.done()
+        os.kill(pid, signal.SIGCONT)
+        for _ in range(5):
+            writer.write(b"still")
+            assert await asyncio.wait_for(reader.readexactly(5), 5) == b"still"
+            await asyncio.sleep(0.2)
+        writer.close()
+        began = time.monotonic()
+        assert await asyncio.wait_for(ending, 30)
+        assert time.monotonic() - began < 20
+        assert process.start_time(pid) is None
+        assert not list(paths.run.glob("proxy*"))
+        server.close()
+
+    with own_root() as paths:
+        asyncio.run(story(paths))
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+GOAWAY = 7
+
+
+async def frames(reader: asyncio.StreamReader) -> list[int]:
+    """Types of the HTTP/2 frames until the connection is closed (RFC 9113, 4.1)."""
+    found: list[int] = []
+    while head := await reader.read(9):
+        size, kind = struct.unpack(">I", b"\0" + head[:3])[0], head[3]
+        await reader.readexactly(size)
+        found.append(kind)
+    return found
+
+
+def test_an_idle_http2_connection_is_told_to_go_before_it_is_closed() -> None:
+    async def story(paths: Paths) -> None:
+        side, server = await side_of(paths, http2=True)
+        async with side.running():
+            await side.ready()
+            reader, writer = await asyncio.open_connection("127.0.0.1", 18080)
+            writer.write(PREFACE)
+            listening = asyncio.create_task(frames(reader))
+            record = Records(paths).load()
+            assert record is not None
+            await asyncio.sleep(1.5)
+            assert not listening.done()
+            farewell.write(paths, record.base_id, record.epoch, go=True)
+            assert GOAWAY in await asyncio.wait_for(listening, 30)
+        writer.close()
+        server.close()
+
+    with own_root() as paths:
+        asyncio.run(story(paths))
+
+
+ENVOY = Owner(7, "envoy", "/envoy")
+
+
+@pytest.mark.parametrize(
+    ("found", "count"),
+    [
+        (connection("10.0.0.1", 15008, "10.0.0.2", 4000, ENVOY), 0),  # from a peer's proxy: maybe idle
+        (connection("10.0.0.1", 4000, "10.0.0.2", 15008, ENVOY), 0),  # to a peer's proxy
+        (connection("10.0.0.2", 5000, "10.0.0.1", 6379, ENVOY), 1),  # a peer's tunnel, on to the application
+        (connection("127.0.0.1", 15001, "10.0.0.1", 5000, ENVOY), 1),  # an application here
+        (connection("127.0.0.1", 15001, "10.0.0.1", 5000), 0),
+    ],
+)
+def test_connections_between_proxies_alone_are_not_in_use(found: Connection, count: int) -> None:
+    assert in_use([found], 7) == count
