@@ -2,17 +2,19 @@
 
 import asyncio
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import click
 
 from meshagent.cli import render
-from meshagent.cli.calls import enrolled, start_hint
+from meshagent.cli.calls import call_agent, enrolled, start_hint
 from meshagent.cli.context import emit, progress, settings, shared_options
 from meshagent.cli.plan import POSTURES, accept_option, make, refuse
 from meshagent.cli.status import left
-from meshagent.model.errors import UsageError
+from meshagent.machine.users import require_root
+from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.ports import CONTROL_PLANE
 
 MAX_TOKEN = 4096
@@ -115,12 +117,19 @@ def _summary(answer: dict[str, Any], start: str) -> None:
 )
 @click.option("--wait", is_flag=True, help="Wait until the last connection through Envoy ends by itself.")
 @click.option("--purge", is_flag=True, help="Also remove /etc/meshagent (agent.yaml, services.d).")
+@accept_option
 @shared_options
-def leave(drain: int, wait: bool, purge: bool) -> None:
-    """Take this host out of the mesh and give it back as it was."""
+def leave(drain: int, wait: bool, purge: bool, accept: tuple[str, ...]) -> None:
+    """Take this host out of the mesh and give it back as it was.
+
+    Refused (exit 5) while programs here use what only the mesh reaches, unless --accept mesh-in-use.
+    """
     from meshagent.agent.leave import leave_mesh
 
+    require_root("leaving")
+    users = _users(accept) if enrolled(settings().paths) else ()
     answer = asyncio.run(leave_mesh(settings().paths, drain=None if wait else drain, purge=purge, progress=progress))
+    answer["warnings"] += [f"has nowhere to go now: {line}" for line in users]
     if settings().json:
         emit(answer)
         return
@@ -132,3 +141,21 @@ def leave(drain: int, wait: bool, purge: bool) -> None:
         click.echo(f"closed after the drain: {line}")
     for line in answer["warnings"]:
         click.echo(f"warning: {line}", err=True)
+
+
+def _users(accept: Collection[str]) -> tuple[str, ...]:
+    """Who uses the mesh here, a line each; raises ``RefusedError`` where that wasn't accepted."""
+    from meshagent.agent.judge.risks import require_accepted
+    from meshagent.agent.using import mesh_users
+
+    lines, risks = mesh_users(_ask("plan.facts"), _ask("peers"))
+    require_accepted(risks, accept)
+    return lines
+
+
+def _ask(method: str) -> dict[str, Any]:
+    """What the daemon says; nothing where it doesn't answer: leaving must work without it."""
+    try:
+        return call_agent(method, timeout=3)
+    except MeshagentError:
+        return {}

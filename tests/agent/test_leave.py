@@ -15,6 +15,7 @@ from tests.lab.mesh import Mesh, open_mesh, took
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("leave")]
 
+IN_USE = ("--accept", "mesh-in-use")
 MESH_NAME = "cache.default.mesh.internal"
 
 
@@ -122,7 +123,7 @@ def test_with_the_hub_away_leave_names_the_command_that_is_left_to_do_and_it_wor
 def test_with_wait_leave_ends_when_the_last_connection_through_the_proxy_ended_by_itself(mesh: Mesh, web: Host) -> None:
     cache = mesh.members["cache"]
     with mesh.busy(web, "cache") as busy:
-        leaving = web.popen(web.meshagent_argv("leave", "--wait", "--purge"), log="leaving")
+        leaving = web.popen(web.meshagent_argv("leave", "--wait", "--purge", *IN_USE), log="leaving")
         assert mesh.agents["web"].wait(10) == 0
         busy.goes_on(150)
         with web.connect(cache.address, 6379) as direct:  # new ones go past the proxy
@@ -137,6 +138,63 @@ def test_with_wait_leave_ends_when_the_last_connection_through_the_proxy_ended_b
     assert "closed after the drain" not in leaving.text()
     given_back(mesh, web)
     assert known(mesh) == ["cache"]
+
+
+CLAIM = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: moved, namespace: default}}
+spec:
+  hosts: [moved.default.mesh.internal]
+  addresses: [{dead}, {alive}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{{number: 6379, name: redis, protocol: REDIS}}]
+  endpoints: [{{address: {target}, serviceAccount: cache}}]
+"""
+
+
+@pytest.mark.parametrize("agent", ["agent-runs", "agent-killed"])
+def test_while_a_program_uses_a_mesh_name_leaving_is_refused_until_it_is_accepted(
+    mesh: Mesh, web: Host, agent: str
+) -> None:
+    address = mesh.resolve(web, MESH_NAME)[0]
+    with web.connect(address, 6379) as open_connection:
+        if agent == "agent-killed":
+            kill(mesh, web, "agent")
+        done = web.meshagent("leave", "--drain", "1", check=False)
+        assert done.returncode == 5 and done.stdout == ""
+        assert f"to {address} port 6379" in done.stderr and "--accept mesh-in-use" in done.stderr
+        assert (MESH_NAME in done.stderr) == (agent == "agent-runs")
+        open_connection.sendall(b"PING\r\n")
+        assert open_connection.recv(100) == b"+PONG\r\n", "nothing was given up"
+        assert "web" in known(mesh)
+        answer = web.meshagent_json("leave", "--drain", "0", "--purge", *IN_USE)
+        assert any(address in line for line in answer["warnings"])
+    given_back(mesh, web)
+
+
+def test_a_dead_literal_in_use_is_a_reason_to_stay_and_one_whose_machine_lives_is_not(mesh: Mesh, web: Host) -> None:
+    cache, dead = mesh.members["cache"], mesh.hub.address.rpartition(".")[0] + ".250"
+    entry = CLAIM.format(dead=dead, alive=cache.address, target=cache.address)
+    mesh.hub.meshagent("hub", "apply", "-f", "-", input=entry)
+
+    def captured() -> bool:
+        return dead in web.run(["nft", "list", "table", "inet", "meshagent"]).stdout
+
+    wait_until(captured, 10)
+    try:
+        with web.connect(cache.address, 6379), web.connect(dead, 6379):
+            done = web.meshagent("leave", check=False)
+        assert done.returncode == 5
+        assert f"to {dead} port 6379, whose machine is gone" in done.stderr
+        assert cache.address not in done.stderr
+        with web.connect(cache.address, 6379):
+            answer = web.meshagent_json("leave", "--drain", "0", "--purge")
+        assert answer["was_enrolled"] and answer["warnings"] == []
+    finally:
+        mesh.hub.meshagent("hub", "delete", "serviceentry", "moved", "--namespace", "default")
+    given_back(mesh, web)
 
 
 def test_leaving_twice_in_a_row_finds_nothing_to_do_the_second_time(mesh: Mesh, web: Host) -> None:

@@ -191,7 +191,8 @@ def restart(mesh: Mesh, number: signal.Signals) -> None:
 
 def leaving(mesh: Mesh, host: Host) -> Program:
     """``leave --wait`` under way: nothing new is captured there any more."""
-    program = host.popen(host.meshagent_argv("leave", "--wait", "--purge", "-o", "json"), log="leave")
+    words = ("leave", "--wait", "--purge", "--accept", "mesh-in-use", "-o", "json")
+    program = host.popen(host.meshagent_argv(*words), log="leave")
 
     def captures_nothing_new() -> bool:
         done = host.run(["nft", "list", "table", "inet", "meshagent"], check=False)
