@@ -2,11 +2,15 @@
 
 Reading is one small file, deciding is a pure function with a table of cases in its test. resolv.conf is followed when
 it changes (also when the symbolic link is swapped) and never edited.
+
+Where it names systemd-resolved's stub, resolved's own nameservers are meant instead: programs ask resolved (by the stub
+or, with libnss-resolve, without any packet), resolved asks them, and there its queries are captured. Capturing the stub
+would miss libnss-resolve; asking it would be a loop, for what it doesn't know it asks where we capture.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meshagent.config.settings import DnsMode
@@ -17,6 +21,9 @@ from meshagent.runtime.latest import Latest
 #: glibc asks at most three (resolv.h MAXNS), and 127.0.0.1 where the file names none (resolv.conf(5)).
 MAX_NAMESERVERS = 3
 _DEFAULT_NAMESERVERS = ("127.0.0.1",)
+
+#: The nameservers that systemd-resolved asks, written by itself (systemd-resolved.service(8)).
+UPLINKS = Path("/run/systemd/resolve/resolv.conf")
 
 #: Where systemd-resolved's stub and its proxy-only stub listen (systemd-resolved.service(8)).
 RESOLVED_STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
@@ -132,8 +139,20 @@ def _mode(
     return DnsMode.CAPTURE, "resolv.conf names " + ", ".join(map(str, servers)) if servers else "no other nameserver"
 
 
-def read_resolv_conf(path: Path = Path("/etc/resolv.conf")) -> ResolvConf:
-    """The file as it is now; a missing or unreadable one reads as absent."""
+def behind_the_stub(conf: ResolvConf, uplinks: ResolvConf) -> ResolvConf:
+    """``conf`` with the nameservers that systemd-resolved asks in the place of its stub; without any, as it is."""
+    others = tuple(server for server in conf.nameservers if str(server.ip) not in RESOLVED_STUBS)
+    if others == conf.nameservers or not uplinks.nameservers:
+        return conf
+    return replace(conf, nameservers=tuple(dict.fromkeys((*uplinks.nameservers, *others))))
+
+
+def read_resolv_conf(path: Path = Path("/etc/resolv.conf"), uplinks: Path = UPLINKS) -> ResolvConf:
+    """The file as it is now, looking behind a stub; a missing or unreadable one reads as absent."""
+    return behind_the_stub(_read(path), _read(uplinks))
+
+
+def _read(path: Path) -> ResolvConf:
     try:
         with path.open("rb") as file:
             return parse_resolv_conf(file.read(_MAX_BYTES).decode("utf-8", "replace"))
@@ -142,17 +161,20 @@ def read_resolv_conf(path: Path = Path("/etc/resolv.conf")) -> ResolvConf:
 
 
 async def follow(
-    conf: Latest[ResolvConf], path: Path = Path("/etc/resolv.conf"), interval: float = _POLL_SECONDS
+    conf: Latest[ResolvConf],
+    path: Path = Path("/etc/resolv.conf"),
+    interval: float = _POLL_SECONDS,
+    uplinks: Path = UPLINKS,
 ) -> None:
     """Publish resolv.conf whenever it changed, until cancelled. A file that vanished for a moment (a client that
     replaces it in two steps) keeps the last nameservers.
     """
     seen: object = None
     while True:
-        now = _signature(path)
+        now = _signature(path), _signature(uplinks)
         if now != seen:
             seen = now
-            read = read_resolv_conf(path)
+            read = read_resolv_conf(path, uplinks)
             if read.exists or conf.version == 0:
                 conf.set(read)
         await asyncio.sleep(interval)

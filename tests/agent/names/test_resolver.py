@@ -67,6 +67,25 @@ def test_what_resolv_conf_names_decides_how_names_reach_the_agent(
         assert [str(ip) for ip in plan.capture] == captured
 
 
+@pytest.mark.parametrize(
+    ("named", "uplinks", "meant"),
+    [
+        (["127.0.0.53"], ["10.0.0.53", "fd00::53"], ["10.0.0.53", "fd00::53"]),
+        (["127.0.0.53", "10.0.0.53"], ["10.0.0.53"], ["10.0.0.53"]),
+        (["127.0.0.53", "10.0.0.54"], ["10.0.0.53"], ["10.0.0.53", "10.0.0.54"]),
+        (["10.0.0.53"], ["10.9.9.9"], ["10.0.0.53"]),  # resolved runs, but nobody is sent to it
+        (["127.0.0.53"], [], ["127.0.0.53"]),
+    ],
+)
+def test_the_stub_of_resolved_stands_for_the_nameservers_it_asks(
+    tmp_path: Path, named: list[str], uplinks: list[str], meant: list[str]
+) -> None:
+    for name, servers in (("resolv.conf", named), ("uplinks", uplinks)):
+        (tmp_path / name).write_text("".join(f"nameserver {server}\n" for server in servers))
+    conf = read_resolv_conf(tmp_path / "resolv.conf", tmp_path / "uplinks")
+    assert [str(server) for server in conf.nameservers] == meant
+
+
 def test_a_nameserver_line_of_our_own_is_never_asked() -> None:
     ours = Nameserver(ip_address("127.0.0.1"))
     plan = decide(DnsMode.AUTO, Posture.STRICT, facts("127.0.0.1", "10.0.0.53"), own=[ours])
