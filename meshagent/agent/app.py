@@ -282,7 +282,7 @@ class Agent:
         except MeshagentError as error:
             if error.code != "names-port-taken":  # of that the port watch speaks, and it knows by whom
                 self.tracker.set("names-failed", error.message)
-            log.error("names are not served", error=error.message)
+            log.error("names are not served", code=error.code, error=error.message)
             return
         self.tracker.clear("names-failed")
         self.names_served.set(True)

@@ -79,7 +79,7 @@ class Asked:
                 await asyncio.to_thread(self._guard.check, probe)
                 self._tried[what] = True
             except GuardRefusedError as error:
-                log.info("this kernel or nft can't match it", what=what, error=error.message)
+                log.info("this kernel or nft can't match it", what=what, code=error.code, error=error.message)
                 self._tried[what] = False
             except MeshagentError:
                 return True

@@ -56,7 +56,9 @@ def upgrade_guard(paths: Paths, client: GuardClient) -> bool:
         process.run([*argv, "--preflight"], timeout=START_PATIENCE, env=os.environ | _environment())
         client.succeed(argv, _environment())
     except (process.ProgramError, GuardRefusedError) as error:
-        log.warning("the guard could not be brought to this version", running=before, why=error.message)
+        log.warning(
+            "the guard could not be brought to this version", running=before, code=error.code, error=error.message
+        )
         return False
     return _became(client)
 

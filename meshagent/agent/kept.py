@@ -87,14 +87,14 @@ class Kept:
         try:
             return decode(state.read_state(self._path).data or {}) if self._guard.state()["installed"] else Captured()
         except MeshagentError as error:  # the capture controller says so
-            log.warning("what was captured before is not known", error=error.message)
+            log.warning("what was captured before is not known", code=error.code, error=error.message)
             return Captured()
 
     def _remember(self, now: Captured) -> None:
         try:
             state.write_state(self._path, encode(now))
         except MeshagentError as error:
-            log.warning("what is captured could not be written down", error=error.message)
+            log.warning("what is captured could not be written down", code=error.code, error=error.message)
 
 
 def both(one: HostPolicy, other: HostPolicy) -> HostPolicy:

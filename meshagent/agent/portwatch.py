@@ -50,7 +50,7 @@ class PortWatch:
         try:
             found = await asyncio.to_thread(ports.look, self._own)
         except MeshagentError as error:
-            log.warning("who holds which port is not known", error=error.message)
+            log.warning("who holds which port is not known", code=error.code, error=error.message)
             return
         if found != self.taken.value:
             log.warning("ports of the mesh", taken=[each.text for each in found])

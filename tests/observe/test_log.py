@@ -1,12 +1,16 @@
 """Log lines: constant text, values in fields, no secrets, in the format of who reads them."""
 
+import ast
 import io
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
+import meshagent
 from meshagent.model.errors import UsageError
 from meshagent.observe import log
 
@@ -75,3 +79,41 @@ def test_unknown_words_are_refused_with_the_known_ones(level: str, format: str, 
     with pytest.raises(UsageError) as caught:
         log.set_up(level, format)
     assert known in caught.value.hint
+
+
+def _calls() -> Iterator[tuple[str, ast.Call]]:
+    """Every line of code that logs."""
+    package = Path(meshagent.__file__).parent
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.fullmatch(rf"log\.({'|'.join(log.LEVELS)})", ast.unparse(node.func)):
+                yield f"{path.relative_to(package)}:{node.lineno}", node
+
+
+def test_every_line_that_is_logged_has_a_constant_text_and_what_varies_in_fields() -> None:
+    calls = dict(_calls())
+    assert len(calls) > 50
+    loose = [
+        where
+        for where, call in calls.items()
+        if len(call.args) != 1
+        or not isinstance(call.args[0], ast.Constant)
+        or not isinstance(call.args[0].value, str)
+        or any(keyword.arg is None for keyword in call.keywords)
+    ]
+    assert loose == []
+
+
+def test_an_error_of_ours_is_logged_with_its_code() -> None:
+    without = []
+    for where, call in _calls():
+        fields = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        messages = {value.removesuffix(".message") for value in fields.values() if value.endswith("error.message")}
+        if any(fields.get("code") != f"{error}.code" for error in messages):
+            without.append(where)
+    assert without == []
+
+
+def test_no_line_has_a_field_that_could_hold_a_secret() -> None:
+    fields = {(where, keyword.arg or "") for where, call in _calls() for keyword in call.keywords}
+    assert [(where, name) for where, name in fields if log.redact(None, "", {name: "x"})[name] != "x"] == []

@@ -227,7 +227,7 @@ class CaptureController:
             try:
                 await self._start_guard()
             except MeshagentError as start_error:
-                log.warning("guard could not be started", error=start_error.message)
+                log.warning("guard could not be started", code=start_error.code, error=start_error.message)
 
     async def _look(self) -> bool:
         """What the guard did by itself: bypasses, healing, a roll-back, or its own end. False where that failed."""
@@ -249,7 +249,7 @@ class CaptureController:
                 if await asyncio.to_thread(self._applier.heal_routes):
                     log.warning("routes or rules of capture were removed and restored")
             except MeshagentError as error:
-                log.warning("routes of capture could not be restored", error=error.message)
+                log.warning("routes of capture could not be restored", code=error.code, error=error.message)
 
     def _report_heals(self, state: dict[str, Any]) -> None:
         if state["heals"] > self._heals:

@@ -60,7 +60,7 @@ class Locator:
             try:
                 await self.refresh()
             except MeshagentError as error:  # what was known stays; the next look is seconds away
-                log.warning("listening sockets could not be read", why=error.message)
+                log.warning("listening sockets could not be read", code=error.code, error=error.message)
             waiting = any(target.where is Where.NOWHERE for target in self.targets.value.values())
             pause = STARTING_SECONDS if waiting else SETTLED_SECONDS
             await any_newer((self._services, self._addresses), (services, addresses), pause)

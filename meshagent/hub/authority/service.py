@@ -141,7 +141,7 @@ class AuthorityService:
         try:
             await self.store.transact(lambda tx: tx.add_audit(row))
         except MeshagentError as error:
-            log.error("hub-audit-not-written", error=error.message)
+            log.error("hub-audit-not-written", code=error.code, error=error.message)
 
 
 def _check_sizes(request: EnrollRequest) -> None:

@@ -122,7 +122,7 @@ class Registry:
         try:
             await self._store.transact(lambda tx: tx.touch_hosts(ids, now))
         except MeshagentError as error:
-            log.warning("hub-last-seen-not-written", error=error.message)
+            log.warning("hub-last-seen-not-written", code=error.code, error=error.message)
             return
         for host_id in ids:
             if host_id in self._hosts:
@@ -150,7 +150,7 @@ class Registry:
             try:
                 await self._take(host, None, ())
             except MeshagentError as error:  # gone from the mesh all the same; after a restart it expires once more
-                log.warning("hub-lease-not-written", host=host.row.name, error=error.message)
+                log.warning("hub-lease-not-written", host=host.row.name, code=error.code, error=error.message)
                 self._apply(host, host.row, None, ())
 
     # --- hosts

@@ -1,4 +1,5 @@
 import ast
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,3 +55,23 @@ def _reported(module: ast.Module) -> Iterator[str]:
                     yield str(first.value)
                 elif isinstance(first, ast.Name) and first.id in constants:
                     yield str(constants[first.id])
+
+
+_DOCUMENT = Path("docs/conditions.md")
+_BEGIN, _END = "<!-- conditions of a host: begin -->\n", "<!-- conditions of a host: end -->\n"
+
+
+def _table() -> str:
+    rows = [f"| `{s.code}` | {s.severity} | {s.title} | {s.remedy} |\n" for s in CONDITIONS.values()]
+    return "| code | severity | what | what to do |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def test_the_documentation_holds_every_condition_as_it_is_shown() -> None:
+    """MESHAGENT_GOLDEN=write writes the table anew."""
+    text = _DOCUMENT.read_text(encoding="utf-8")
+    head, _, rest = text.partition(_BEGIN)
+    _, _, tail = rest.partition(_END)
+    wanted = head + _BEGIN + _table() + _END + tail
+    if os.environ.get("MESHAGENT_GOLDEN") == "write":
+        _DOCUMENT.write_text(wanted, encoding="utf-8")
+    assert _DOCUMENT.read_text(encoding="utf-8") == wanted
