@@ -226,7 +226,8 @@ def _address_trust(trusting: Iterable[Trusting], services: tuple[DeclaredService
 
 
 def _connections(intent: Intent, host: _Host) -> Iterable[dict[str, Any]]:
-    for each, effect in concerned(intent, host.facts, map(_open, host.connections), host.session):
+    ports = {listener.port for listener in host.listening}
+    for each, effect in concerned(intent, host.facts, map(_open, host.connections), host.session, ports):
         yield {
             "local": f"{each.local_ip} port {each.local_port}",
             "remote": f"{each.remote_ip} port {each.remote_port}",

@@ -29,16 +29,19 @@ def require_accepted(risks: Iterable[Risk], accept: Collection[str]) -> None:
 def login_risk(intent: Intent, facts: HostFacts, session: Session | None) -> Iterable[Risk]:
     """The ways by which people log in must not be captured: those of sshd, and the one this command came by."""
     here = session.port if session else 0
-    for port in sorted({*intent.counted_ports, *intent.strict_ports}):
-        if port == here:
-            who = f"{session} comes in on port {port}"
-        elif port in facts.sshd_ports or port in facts.session_ports:
-            who = f"people log in on port {port}"
-        else:
+    for port in sorted({*facts.sshd_ports, *facts.session_ports, *({here} if here else ())}):
+        if not _captured(intent, port):
             continue
+        who = f"{session} comes in on port {port}" if port == here else f"people log in on port {port}"
         fate = "refuse new logins that don't come through the mesh" if port in intent.strict_ports else "capture it"
         yield Risk(
             LOGIN,
             f"{who}, and this would {fate}",
-            f"take port {port} out of services.d, or out of capture.force_ports in agent.yaml",
+            f"take port {port} out of services.d or capture.force_ports, or put it in capture.exclude.ports",
         )
+
+
+def _captured(intent: Intent, port: int) -> bool:
+    if port in intent.counted_ports or port in intent.strict_ports:
+        return True
+    return bool(intent.inbound_families) and not any(port in direct for direct in intent.inbound_direct_ports)

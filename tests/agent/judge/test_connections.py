@@ -1,5 +1,6 @@
 """Each open connection that meets a rule is told what happens to it; the others aren't mentioned."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -68,6 +69,27 @@ def test_strict_says_that_a_new_one_would_be_refused() -> None:
 def test_what_is_excluded_is_not_concerned() -> None:
     config = CaptureConfig(exclude=Exclude(ports=(PortRange(3306, 3306),)))
     assert effects(permissive(config=config), ("10.0.0.5:41000", "10.1.2.3:3306")) == []
+
+
+def test_where_everything_is_captured_each_is_told_by_who_called_whom() -> None:
+    plain = decided(Posture.OUTBOUND, *MESH)
+    everything = replace(
+        plain,
+        all_families=(4,),
+        inbound_families=(4,),
+        inbound_direct_ports=(PortRange(22, 22),),
+        direct_ports=(PortRange(53, 53),),
+    )
+    cases = {
+        ("10.0.0.5:41000", "198.51.100.7:443"): "a new one goes through the proxy",
+        ("10.0.0.5:8080", "198.51.100.7:5000"): "a new one comes in through the proxy",
+        ("10.0.0.5:41000", "198.51.100.7:53"): "",
+        ("[fd00::5]:41000", "[fd00::99]:443"): "",
+        ("10.0.0.5:41000", "127.0.0.1:443"): "",
+    }
+    for (local, remote), words in cases.items():
+        found = list(concerned(everything, host_facts(), [open_connection(local, remote)], None, {8080, 22}))
+        assert [words in effect for _, effect in found] == [True] * bool(words)
 
 
 def test_observe_concerns_nobody_but_the_session_is_still_named_first() -> None:

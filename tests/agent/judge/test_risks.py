@@ -1,5 +1,6 @@
 """What could cost a person the machine is refused by name, with the way around it."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -41,6 +42,12 @@ def test_where_nothing_inbound_is_captured_forcing_is_no_risk(posture: Posture) 
 def test_the_session_that_types_is_named_also_where_it_is_no_ssh() -> None:
     (risk,) = risks(7681, session=Session(7681, PEER, 40000, "ttyd"))
     assert "your session from 192.0.2.7" in risk.text and "7681" in risk.text
+
+
+def test_everything_that_comes_in_is_a_risk_only_for_logins_that_are_not_left_out() -> None:
+    intent = replace(decided(Posture.PERMISSIVE), inbound_families=(4,), inbound_direct_ports=(PortRange(22, 22),))
+    (risk,) = login_risk(intent, host_facts(), None)
+    assert "2222" in risk.text and "capture it" in risk.text
 
 
 def test_a_session_elsewhere_and_a_session_of_unknown_port_are_no_risk() -> None:
