@@ -1,7 +1,7 @@
 # Two commands set up everything on a fresh machine, as root: `make demo` and `make test`.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test test-long bench protos clean
+.PHONY: help demo test test-long bench chaos protos clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ test-long: ## minutes, not seconds: long durations and cold builds
 
 bench: ## what it costs: writes the table in docs/performance.md (ARGS="--quick" to see that it runs)
 	@env=$$(packaging/dev/setup bench); eval "$$env"; python -m tests.bench $(ARGS)
+
+chaos: ## every fault in a mesh of six hosts under load, and a table of what its users saw (ARGS="--seed 1 --rounds 2")
+	@env=$$(packaging/dev/setup test); eval "$$env"; unshare --net python -m tests.chaos $(ARGS)
 
 protos: ## generate meshagent/protocol/pb again from the .proto files
 	@env=$$(packaging/dev/setup test); eval "$$env"; python packaging/dev/protos.py

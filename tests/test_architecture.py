@@ -14,7 +14,7 @@ def test_imports_keep_to_the_contracts_of_pyproject() -> None:
 
 
 def test_every_test_file_mirrors_a_module_of_the_package() -> None:
-    free = {"lab", "boot", "bench", "golden", "fakes"}
+    free = {"lab", "boot", "bench", "chaos", "golden", "fakes"}
     strays = [
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("test_*.py")
