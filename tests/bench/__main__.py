@@ -44,6 +44,9 @@ def measure_mesh(lab: Lab, plan: Plan, only: str) -> Iterator[Sample]:
     if only in ("", "host"):
         yield from (Sample("first-byte", lifecycle.first_byte(mesh, n), "", n) for n in range(plan.joins))
         yield from (Sample(name, value) for name, value in lifecycle.sizes(mesh))
+        for number in range(min(plan.repeats, 5)):  # more in a minute would be a crash loop
+            yield Sample("adopt", lifecycle.adopt(mesh), "", number)
+            yield Sample("crash", lifecycle.crash(mesh), "", number)
         for number in range(plan.repeats):
             yield Sample("status", lifecycle.command(mesh.server, "status"), "", number)
             yield Sample("version", lifecycle.command(mesh.server, "--version"), "", number)

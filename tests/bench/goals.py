@@ -61,6 +61,8 @@ FIGURES = (
     Figure("agent-rss", "agent, connected and serving, resident", "MB", bound=64.0),
     Figure("proxy-rss", "Envoy beside it, resident", "MB"),
     Figure("guard-rss", "guard beside it, resident", "MB"),
+    Figure("crash", "Envoy killed → Redis answers through the next one", "ms", bound=150.0),
+    Figure("adopt", "agent starts again → its Envoy is proven and adopted", "ms", bound=50.0),
     Figure("status", "`meshagent status`", "ms", bound=250.0),
     Figure("version", "`meshagent --version`", "ms", bound=50.0),
     Figure("change-p50", "hub: endpoint change → last of the agents' ACKs, median", "ms"),

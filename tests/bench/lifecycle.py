@@ -1,5 +1,6 @@
 """What a person waits for and what stays in memory: joining, commands, resident sizes."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -45,6 +46,27 @@ def sizes(stage: Stage) -> Iterator[tuple[str, float]]:
     status = stage.server.meshagent_json("status")
     yield "proxy-rss", resident(int(status["proxy"]["pid"]))
     yield "guard-rss", resident(_guard(stage.server))
+
+
+def crash(stage: Stage) -> float:
+    """Milliseconds from the kill of the client's Envoy until Redis answers through the one that came instead."""
+    pid = int(stage.client.meshagent_json("status")["proxy"]["pid"])
+    wait_until(lambda: _redis_answers(stage, stage.client), what="Redis before the kill", interval=0.005)
+    psutil.Process(pid).kill()
+    began = time.monotonic()
+    wait_until(lambda: _redis_answers(stage, stage.client), what="Redis after the kill", interval=0.002)
+    taken = (time.monotonic() - began) * 1e3
+    stage.client.meshagent_json("status")
+    return taken
+
+
+def adopt(stage: Stage) -> float:
+    """Milliseconds that a started agent takes to prove and adopt the Envoy of the one before, by its own log."""
+    stage.agents["client"].stop()
+    agent = stage.agents["client"] = stage.client.start_meshagent("run", log="agent")
+    line = wait_until(lambda: re.search(r"proxy adopted.* seconds=([\d.e-]+)", agent.text()), 30, "an adoption")
+    wait_until(lambda: _redis_answers(stage, stage.client), what="Redis after an adoption")
+    return float(line[1]) * 1e3
 
 
 def _guard(host: Host) -> int:

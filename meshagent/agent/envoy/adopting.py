@@ -35,7 +35,7 @@ async def adopt(paths: Paths, records: Records, uid: int) -> tuple[Record, int] 
         if proven is not None:
             return record, proven
     found = await asyncio.to_thread(lambda: list(handover.running(paths, uid)))
-    record = _with_coming(record, found)
+    record = _with_coming(_without_strangers(paths, records.load()), found)
     chosen = await _choose(paths, record) if record is not None else None
     if chosen is not None:
         record = chosen[0]
@@ -43,6 +43,13 @@ async def adopt(paths: Paths, records: Records, uid: int) -> tuple[Record, int] 
         records.save(record)
     await _end_others(found, record.handles() if chosen is not None and record is not None else _kept(record))
     return chosen
+
+
+def _without_strangers(paths: Paths, record: Record | None) -> Record | None:
+    """A parent that isn't there any more, or never was ours, is no parent."""
+    if record is None or record.parent is None or handover.ours(paths, record.parent.handle, record.parent.epoch):
+        return record
+    return replace(record, parent=None)
 
 
 def _with_coming(record: Record | None, found: list[tuple[int, Handle]]) -> Record | None:
@@ -57,8 +64,7 @@ def _with_coming(record: Record | None, found: list[tuple[int, Handle]]) -> Reco
 
 async def _choose(paths: Paths, record: Record) -> tuple[Record, int] | None:
     """The newest epoch that is proven; the one before it when the newest never came to serve."""
-    parent = record.parent if record.parent is not None and services.alive(record.parent.handle) else None
-    record = replace(record, parent=parent)
+    parent = record.parent
     pidfd = await _proven(paths, record, _PATIENCE if parent else 0.0)
     if pidfd is not None:
         return record, pidfd
@@ -99,8 +105,8 @@ async def _owns(paths: Paths, record: Record, patience: float) -> bool:
         try:
             return await admin.owner() == record.handle.pid
         except AdminError:
-            ours = handover.epoch_of(record.handle.pid, paths.run) == record.epoch
-            if ours and not patience and await listening.probe() is Listening.ANSWERS:
+            known = not patience and handover.ours(paths, record.handle, record.epoch)
+            if known and await listening.probe() is Listening.ANSWERS:
                 return True
         if time.monotonic() >= deadline or not services.alive(record.handle):
             return False

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from meshagent.agent.envoy import farewell
+from meshagent.agent.envoy import farewell, handover
 from meshagent.agent.envoy.admin import Admin, AdminError
 from meshagent.agent.envoy.record import Record, Records, segment
 from meshagent.machine import files, services, sockets
@@ -48,8 +48,7 @@ async def end(paths: Paths, *, grace: float = 5.0, watch: Watcher | None = None)
     """
     records = Records(paths)
     record = records.load()
-    handles = record.handles() if record is not None else ()
-    running = [handle for handle in handles if services.alive(handle)]
+    running = [handle for handle, epoch in record.epochs() if handover.ours(paths, handle, epoch)] if record else []
     if record is not None and running:
         records.save(replace(record, draining=True))
         await _drain(paths, record, running, grace, watch)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshagent.machine import process
+from meshagent.machine import process, services
 from meshagent.machine.services import Handle, handle_of
 from meshagent.model.paths import Paths
 
@@ -53,6 +53,11 @@ def running(paths: Paths, uid: int) -> Iterator[tuple[int, Handle]]:
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}").stat().st_uid == uid and (found := handle_of(pid)) is not None:
                 yield epoch, found
+
+
+def ours(paths: Paths, handle: Handle, epoch: int) -> bool:
+    """That very process lives, and was started as this epoch of this root: what a record says alone proves nothing."""
+    return services.alive(handle) and epoch_of(handle.pid, paths.run) == epoch
 
 
 def epoch_of(pid: int, run: Path) -> int | None:

@@ -136,7 +136,7 @@ class Proxy:
         """In a thread: the first ``--version`` and the start itself block. A parent that lives stays on record."""
         program, before = self._launcher.binary(), self._records.load()
         parent = before.parent if before is not None else None
-        if parent is not None and not services.alive(parent.handle):
+        if parent is not None and not handover.ours(self._paths, parent.handle, parent.epoch):
             parent = None
         base_id = self._records.base_id(used=parent.base_id if parent else 0)
         self._launcher.clean(base_id, parent)

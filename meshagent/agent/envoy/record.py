@@ -48,9 +48,12 @@ class Record:
     parent: Older | None = None
     coming: str = ""
 
+    def epochs(self) -> tuple[tuple[Handle, int], ...]:
+        """Every process that the record names, with its epoch."""
+        return ((self.handle, self.epoch), *(((self.parent.handle, self.parent.epoch),) if self.parent else ()))
+
     def handles(self) -> tuple[Handle, ...]:
-        """Every process of ours that the record names."""
-        return (self.handle, *((self.parent.handle,) if self.parent else ()))
+        return tuple(handle for handle, _ in self.epochs())
 
     def base_ids(self) -> tuple[int, ...]:
         return tuple({self.base_id, *((self.parent.base_id,) if self.parent else ())})

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from meshagent.agent.envoy import farewell
+from meshagent.agent.envoy import farewell, handover
 from meshagent.agent.envoy.ending import admin_socket, in_use
 from meshagent.agent.envoy.launch import PARENT_SECONDS
 from meshagent.agent.envoy.record import Older, Records, segment
@@ -52,7 +52,7 @@ class Relief:
 
     async def _look(self, parent: Older) -> None:
         age = time.time() - parent.since
-        if services.alive(parent.handle):
+        if handover.ours(self._paths, parent.handle, parent.epoch):
             if not self._told:
                 with contextlib.suppress(MeshagentError):  # a full disk: they go when they are used next
                     farewell.write(self._paths, parent.base_id, parent.epoch, go=True)
