@@ -1,6 +1,6 @@
 """Resources as both ends of ADS hold them: a version and a serialised body; maps of them make a snapshot."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -10,6 +10,23 @@ class Entry:
 
     version: str
     body: bytes
+
+
+class Patched(dict[str, Entry]):
+    """A map of entries that knows by which names it differs from an earlier one.
+
+    Whoever compared the earlier one to the end looks at ``touched`` only: with a thousand streams and a thousand
+    services the difference between comparing one name and all of them is a second of every change. ``after`` names
+    the earlier map by its ``mark``, without keeping it.
+    """
+
+    __slots__ = ("after", "mark", "touched")
+
+    def __init__(self, entries: Mapping[str, Entry], after: object | None = None, touched: Iterable[str] = ()) -> None:
+        super().__init__(entries)
+        self.mark = object()
+        self.after = after
+        self.touched = frozenset(touched)
 
 
 #: type URL -> resource name -> entry. Treated as immutable; share entries (and whole inner maps, which makes

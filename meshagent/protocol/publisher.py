@@ -146,7 +146,7 @@ class Publisher:
         if not watch.greeted and _group(type_url) not in full:
             yield self._response(type_url, [], [])
         if _group(type_url) not in full:
-            watch.dirty, watch.compared = False, entries
+            watch.dirty, watch.whole, watch.compared = False, False, entries
 
     def _send(
         self, type_url: str, changed: Sequence[str], removed: Sequence[str], full: set[str]
@@ -167,8 +167,10 @@ class Publisher:
         """A cluster that changes warms anew and waits for its endpoints, which Envoy does not ask for again."""
         held, endpoints = self._watches[CDS].held, self._watches.get(EDS)
         for name in clusters:
-            if endpoints and held.get(name, ABSENT) != ABSENT and endpoints.held.pop(name, ABSENT) != ABSENT:
-                endpoints.dirty = True
+            if endpoints and held.get(name, ABSENT) != ABSENT:
+                endpoints.whole = True
+                if endpoints.held.pop(name, ABSENT) != ABSENT:
+                    endpoints.dirty = True
 
     def _response(self, type_url: str, changed: Sequence[str], removed: Sequence[str]) -> DeltaDiscoveryResponse:
         entries, watch = self.snapshot[type_url], self._watches[type_url]

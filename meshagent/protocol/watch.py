@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meshagent.protocol.entry import Entry
+from meshagent.protocol.entry import Entry, Patched
 from meshagent.protocol.types import MAX_NAME_BYTES, MAX_NAMES, NAMED_ONLY, WILDCARD, ProtocolError
 
 #: In ``Watch.held``: the client was told that this name does not exist. No content hash is empty.
@@ -17,7 +17,8 @@ class Watch:
 
     ``held``: name -> version the client has or was last sent. ``greeted``: the first request has been answered, if
     only by an empty response (Envoy's start waits for it). ``dirty``: something may be missing. ``compared``: the
-    map last compared to the end, so that an unchanged one costs nothing. ``parts``: names that must not share a
+    map last compared to the end, so that an unchanged one costs nothing; ``whole``: what is held has changed otherwise
+    since, so that a patch of that map doesn't tell everything. ``parts``: names that must not share a
     response with names of another part (see ``separate``).
     """
 
@@ -26,6 +27,7 @@ class Watch:
     held: dict[str, str] = field(default_factory=dict)
     greeted: bool = False
     dirty: bool = True
+    whole: bool = True
     compared: Mapping[str, Entry] | None = None
     parts: dict[str, int] = field(default_factory=dict)
 
@@ -45,20 +47,35 @@ class Watch:
             self.held.pop(name, None)
         if not self.wildcard:
             self.held = {name: version for name, version in self.held.items() if name in self.names}
-        self.dirty = True
+        self.dirty = self.whole = True
 
     def changed(self, entries: Mapping[str, Entry]) -> list[str]:
         """Names to send, sorted by part and name: wanted, existing, and not held in this version."""
-        wanted: Collection[str] = entries.keys() if self.wildcard else self.names & entries.keys()
-        held = self.held
+        touched, held = self._touched(entries), self.held
+        wanted: Collection[str]
+        if touched is not None:
+            wanted = [name for name in touched if name in entries and (self.wildcard or name in self.names)]
+        else:
+            wanted = entries.keys() if self.wildcard else self.names & entries.keys()
         missing = sorted(name for name in wanted if held.get(name) != entries[name].version)
         return sorted(missing, key=lambda name: self.parts.get(name, 0)) if self.parts else missing
 
     def removed(self, entries: Mapping[str, Entry]) -> list[str]:
         """Names to report as gone, sorted: held but no longer existing, or asked for by name and not existing."""
-        gone = {name for name, version in self.held.items() if version != ABSENT and name not in entries}
-        gone.update(name for name in self.names if name not in entries and name not in self.held)
+        touched, held = self._touched(entries), self.held
+        if touched is not None:
+            missing = touched - entries.keys()
+            return sorted(n for n in missing if (held[n] != ABSENT if n in held else n in self.names))
+        gone = {name for name, version in held.items() if version != ABSENT and name not in entries}
+        gone.update(name for name in self.names if name not in entries and name not in held)
         return sorted(gone)
+
+    def _touched(self, entries: Mapping[str, Entry]) -> frozenset[str] | None:
+        """The only names that can be missing; None: any."""
+        before = self.compared
+        if self.whole or not isinstance(entries, Patched) or not isinstance(before, Patched):
+            return None
+        return entries.touched if entries.after is before.mark else None
 
     def sent(self, resources: Mapping[str, str], removed: Iterable[str]) -> None:
         """Record what was just sent as held."""
@@ -86,7 +103,7 @@ class Watch:
         for name in good:
             if self.held.get(name) == resources[name]:
                 del self.held[name]
-                self.dirty = True
+                self.dirty = self.whole = True
 
 
 def _named(name: str, text: str) -> bool:

@@ -12,7 +12,7 @@ from meshagent.hub.snapshot.messages import entry
 from meshagent.hub.snapshot.names import name_table
 from meshagent.hub.snapshot.view import mesh_addresses
 from meshagent.hub.state import MeshService
-from meshagent.protocol.entry import Entry
+from meshagent.protocol.entry import Entry, Patched
 from meshagent.protocol.types import CDS, EDS, LDS, NDS, RDS, SINGLETON_NAMES
 
 Resources = Mapping[str, Mapping[str, Entry]]
@@ -56,10 +56,10 @@ def merged(
     """
     if before is None:
         return {
-            CDS: {**_NO_SERVICE, **_all(services, CDS)},
-            EDS: _all(services, EDS),
-            LDS: _listeners(services, ipv6),
-            RDS: _all(services, RDS),
+            CDS: Patched({**_NO_SERVICE, **_all(services, CDS)}),
+            EDS: Patched(_all(services, EDS)),
+            LDS: Patched(_listeners(services, ipv6)),
+            RDS: Patched(_all(services, RDS)),
             NDS: _names(services, ipv6),
         }
     if not changes:
@@ -112,9 +112,11 @@ def _patched(before: Mapping[str, Entry], pairs: _Pairs) -> Mapping[str, Entry]:
     put = {n: e for _, new in pairs for n, e in new.items() if n in gone or before.get(n) != e}
     if not gone and not put:
         return before
-    left = {name: each for name, each in before.items() if name not in gone} if gone else dict(before)
-    left.update(put)
-    return left
+    patched = Patched(before, before.mark if isinstance(before, Patched) else None, gone | put.keys())
+    for name in gone:
+        patched.pop(name, None)
+    patched.update(put)
+    return patched
 
 
 def _kept(before: Mapping[str, Entry], new: Mapping[str, Entry]) -> Mapping[str, Entry]:
