@@ -18,7 +18,8 @@ from meshagent.lab import Host, Program, wait_until
 from tests.lab.connections import IdleRedis, Open, Servers, all_going_on, go_on, serve
 from tests.lab.mesh import Mesh, open_mesh
 
-pytestmark = pytest.mark.root
+#: Real programs by the dozen: 15 s of a quiet machine, and nothing that may hang for long.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 #: Any rule that asks for a connection's state makes the kernel track all of them.
 WARM = "add table inet warm; add chain inet warm in { type filter hook input priority 0; }; \

@@ -13,7 +13,8 @@ import pytest
 from meshagent.lab import Host, recipes, trusting
 from tests.lab.mesh import Mesh, open_mesh
 
-pytestmark = pytest.mark.root
+#: Real programs by the dozen: 15 s of a quiet machine, and nothing that may hang for long.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 SERVICES = [
     ("maria", 3306, "mysql"),

@@ -14,7 +14,8 @@ from meshagent.lab import Host, recipes, wait_until
 from tests.lab.firewalls import require_undisturbed, theirs
 from tests.lab.mesh import Mesh, open_mesh
 
-pytestmark = pytest.mark.root
+#: Real programs by the dozen: 15 s of a quiet machine, and nothing that may hang for long.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 BRIDGE, CONTAINER = "172.17.0.1", "172.17.0.2"
 
