@@ -4,7 +4,8 @@ A plan is one nft transaction, the state after it, and whether the roll-back fil
 transaction the new state is dropped, so the state always says what the kernel holds.
 
 Rules that matter here:
-- our table is replaced in one batch: ``table``, ``delete table``, full table. Two batches leak connections.
+- our rules are replaced in one batch; two leak connections. The table stays, emptied, with its places in the kernel's
+  hooks; only where it isn't ours or changes its owner the batch is ``table``, ``delete table``, full table.
 - the first line of that batch must repeat the owner flag of the table that is there (the kernel refuses to change it).
 - the anchor table is made first and removed last: without any NAT chain the kernel unhooks NAT, and established
   redirected connections die.
@@ -18,7 +19,7 @@ from enum import Enum
 from meshagent.guard import elements
 from meshagent.guard.elements import Change
 from meshagent.guard.state import IPTABLES, NFT, Bypass, Heal, RolledBack, Ruleset, State, Trial, Watch
-from meshagent.guard.text import with_owner
+from meshagent.guard.text import exchanged, same_maps, with_elements, with_owner
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 
@@ -43,7 +44,7 @@ class Facts:
     """What the kernel can do and holds. ``carried`` are ready lines that add the elements of dynamic sets again.
 
     ``nft``: nftables can be used. ``nft_present``, ``legacy_present``: something of ours is there, also of an earlier
-    guard or of the other backend.
+    guard or of the other backend. ``intact``: the table is as it was made, for all we know.
     """
 
     owner_supported: bool
@@ -52,6 +53,7 @@ class Facts:
     nft: bool = True
     nft_present: bool = True
     legacy_present: bool = False
+    intact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,16 @@ def apply(state: State, wanted: Ruleset, facts: Facts) -> Plan:
     return _install(state, wanted, facts)
 
 
+def in_place(state: State, wanted: Ruleset, facts: Facts) -> bool:
+    """Whether the table can stay and only its contents change; its owner can't be changed, and it must be there."""
+    before = state.installed
+    if before is None or not before.rules or not wanted.rules or not before.backend == wanted.backend == NFT:
+        return False
+    if state.bypasses and (before.gates != wanted.gates or not same_maps(before.rules, wanted.rules)):
+        return False  # what a gate has flipped stays in the map
+    return facts.intact and state.owned == (wanted.owner and facts.owner_supported)
+
+
 def _require_acknowledged(state: State, wanted: Ruleset) -> None:
     same = state.installed is not None and wanted.digest == state.installed.digest
     if state.rolled_back and wanted.rules and not same:
@@ -101,15 +113,30 @@ def _install(state: State, wanted: Ruleset, facts: Facts) -> Plan:
     if wanted.backend == IPTABLES:
         return _install_legacy(state, wanted, facts)
     owned = bool(wanted.rules) and wanted.owner and facts.owner_supported
-    batch = anchor_lines(wanted, facts) + _clear_lines(state)
+    other = LegacyChange(keep_anchor=not wanted.rules) if facts.legacy_present else None
+    batch = anchor_lines(wanted, facts)
+    if in_place(state, wanted, facts):
+        assert state.installed is not None
+        batch += _exchanged(state.installed, wanted, owned=owned)
+        return Plan(replace(state, installed=wanted, owned=owned), batch, legacy=other)
+    batch += _clear_lines(state)
     if wanted.rules:
-        # with the addresses inside: for `add element` libnftables first reads all that is there, 10 ms for 5,000
         batch += (with_owner(wanted.table, TABLE) if owned else wanted.table) + facts.carried
         state = replace(state, bypasses={gate: why for gate, why in state.bypasses.items() if gate in wanted.gates})
         batch += "".join(wanted.gates[gate].bypass for gate in sorted(state.bypasses))
     state = replace(state, installed=wanted, owned=owned)
-    other = LegacyChange(keep_anchor=not wanted.rules) if facts.legacy_present else None
     return Plan(state, batch if facts.nft or wanted.rules else "", legacy=other)
+
+
+def _exchanged(before: Ruleset, wanted: Ruleset, *, owned: bool) -> str:
+    """The contents of the table for others; addresses in sets of both only as far as they differ."""
+    both = [name for name in wanted.sets if name in before.sets]
+    new = {name: elements.texts(name, keys) for name, keys in wanted.sets.items() if name not in both}
+    text = with_elements(wanted.rules, new)
+    kept = [*both, *(name for name in wanted.carry if name in before.carry)]
+    changes = {name: elements.difference(name, before.sets[name], wanted.sets[name]) for name in both}
+    gone, come = exchanged(before.rules, text, kept, TABLE)
+    return gone + (with_owner(come, TABLE) if owned else come) + elements.change_lines(TABLE, changes)
 
 
 def _install_legacy(state: State, wanted: Ruleset, facts: Facts) -> Plan:

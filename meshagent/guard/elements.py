@@ -66,6 +66,14 @@ def merged(name: str, packed: bytes, change: Change) -> bytes:
     return packed
 
 
+def difference(name: str, before: bytes, after: bytes) -> Change:
+    """What leads from one set to another."""
+    if before == after:
+        return Change()
+    old, new = set(keys(name, before)), set(keys(name, after))
+    return Change(add=b"".join(sorted(new - old)), delete=b"".join(sorted(old - new)))
+
+
 def _find(name: str, packed: bytes, key: bytes) -> tuple[int, bool]:
     size = width(name)
     place = bisect_left(range(len(packed) // size), key, key=lambda n: packed[n * size : (n + 1) * size])

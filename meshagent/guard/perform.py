@@ -106,7 +106,14 @@ class Guard:
             raise RequestError("nft-failed", f"the kernel refuses the rules: {error}") from error
 
     def apply(self, wanted: Ruleset) -> None:
-        self._perform(decide.apply(self.state, wanted, self._facts(wanted)))
+        facts = self._facts(wanted, intact=True)
+        plan = decide.apply(self.state, wanted, facts)
+        try:
+            self._perform(plan)
+        except RequestError:
+            if not decide.in_place(self.state, wanted, facts):
+                raise
+            self._perform(decide.apply(self.state, wanted, self._facts(wanted)))  # somebody changed what isn't owned
 
     def update(self, changes: Mapping[str, Change], expects: str, digest: str) -> None:
         self._perform(decide.update(self.state, changes, expects, digest))
@@ -360,16 +367,18 @@ class Guard:
         except OSError as error:  # a full disk must not stop a roll-back; only the memory over a reboot is lost
             say("could not remember the roll-back on disk", error=str(error))
 
-    def _facts(self, wanted: Ruleset) -> Facts:
+    def _facts(self, wanted: Ruleset, *, intact: bool = False) -> Facts:
         anchored, on_nft = self.context.exists(ANCHOR_TABLE), wanted.backend != IPTABLES
-        return Facts(
+        facts = Facts(
             self.owner_supported,
             anchored,
-            self._carried(wanted) if on_nft else "",
             nft=not isinstance(self.context, NoNft),
             nft_present=on_nft or anchored or self.context.exists(TABLE),
             legacy_present=self.legacy.present,
+            intact=intact,
         )
+        stays = not on_nft or decide.in_place(self.state, wanted, facts)
+        return facts if stays else replace(facts, carried=self._carried(wanted))
 
     def _carried(self, wanted: Ruleset) -> str:
         """Read just before the replacement; what is counted in the millisecond between is lost."""

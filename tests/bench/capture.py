@@ -1,5 +1,11 @@
-"""Kernel rules: a whole table with many mesh addresses, and one address more. The real guard in a lab host."""
+"""Kernel rules: a whole table with many mesh addresses, one address more, and the way around a dead Envoy.
 
+The real guard in a lab host.
+"""
+
+import os
+import select
+import signal
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -9,8 +15,11 @@ from meshagent.agent.capture import intent as intents
 from meshagent.agent.capture.apply import Applier
 from meshagent.agent.capture.values import HostFacts, Intent, Wishes
 from meshagent.guard.client import GuardClient, command
+from meshagent.guard.rulewatch import Watch
 from meshagent.lab import Host, Lab, wait_until
+from meshagent.machine import process
 from meshagent.model.address import MeshAddress
+from meshagent.model.marks import TABLE
 from meshagent.model.posture import Posture
 from meshagent.model.service import DeclaredService
 from tests.bench.samples import Sample
@@ -19,7 +28,7 @@ _FIRST = IPv4Address("240.240.1.1")
 
 
 def measure(lab: Lab, times: int) -> Iterator[Sample]:
-    """Samples ``apply-100``, ``apply-5000``, ``set-update`` (milliseconds each)."""
+    """Samples ``apply-100``, ``apply-5000``, ``set-update``, ``bypass-flip`` (milliseconds each)."""
     host = lab.host("rules")
     program = host.popen(command(host.root), log="guard")
     client = GuardClient(host.root / "run/meshagent/guard.sock")
@@ -30,6 +39,9 @@ def measure(lab: Lab, times: int) -> Iterator[Sample]:
             for posture in (Posture.PERMISSIVE, Posture.STRICT):
                 yield Sample(f"apply-{count}", _apply(host, applier, posture, count, "replaced"), "", number)
         yield Sample("set-update", _apply(host, applier, Posture.STRICT, 5_001, "updated"), "", number)
+        _apply(host, applier, Posture.PERMISSIVE, 5_001, "replaced")
+        yield Sample("bypass-flip", host.inside(lambda: _flip(host, client)), "", number)
+        _apply(host, applier, Posture.STRICT, 5_001, "replaced")
     client.close()
     program.stop()
 
@@ -45,6 +57,23 @@ def _apply(host: Host, applier: Applier, posture: Posture, count: int, action: s
         return taken
 
     return host.inside(act)
+
+
+def _flip(host: Host, client: GuardClient) -> float:
+    """From ``kill`` to the kernel's announcement of the changed verdict."""
+    envoy = host.popen([os.environ["MESHAGENT_ENVOY"], "--config-yaml", "{}", "--disable-hot-restart"], log="envoy")
+    wait_until(lambda: "starting main dispatch loop" in envoy.text() or not envoy.alive, what="Envoy to run")
+    started = process.start_time(envoy.pid)
+    assert started is not None and client.watch("proxy", envoy.pid, started, opens=True)
+    watch = Watch(TABLE)
+    try:
+        began = time.perf_counter()
+        envoy.send_signal(signal.SIGKILL)
+        assert select.select([watch], [], [], 5.0)[0], "the guard did not open the way"
+        return (time.perf_counter() - began) * 1e3
+    finally:
+        watch.close()
+        client.recapture("proxy")
 
 
 def _intent(host: Host, posture: Posture, count: int) -> Intent:

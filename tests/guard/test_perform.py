@@ -336,11 +336,11 @@ def test_another_process_in_the_place_of_the_hung_one_starts_clean(guarded: Guar
 def test_an_unconfirmed_change_rolls_back_though_the_agent_hangs_and_then_dies(guarded: Guarded) -> None:
     """The agent is a process of its own that applies, then stops; the timer is the guard's."""
     agent = guarded.host.popen([sys.executable, "-c", _AGENT, str(guarded.host.root)], log="agent")
-    wait_until(lambda: "applied" in agent.text(), 5)
+    wait_until(lambda: "applied" in agent.text(), 20)
     agent.send_signal(signal.SIGSTOP)
     assert "table inet meshagent" in tables(guarded)
 
-    wait_until(lambda: "table inet meshagent" not in tables(guarded), 3)
+    wait_until(lambda: "table inet meshagent" not in tables(guarded), 15)
     agent.kill()
     assert tables(guarded) == ["table inet meshagent_anchor"], "connections that were captured live on"
     undone = guarded.client.state()["rolled_back"]
@@ -358,7 +358,7 @@ from meshagent.guard.client import GuardClient
 from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 client = GuardClient(Path(sys.argv[1]) / "run/meshagent/guard.sock")
-client.deadman(1.0, {"posture": "strict"}, Ruleset(anchor=RULES.anchor))
+client.deadman(4.0, {"posture": "strict"}, Ruleset(anchor=RULES.anchor))
 client.apply(RULES)
 print("applied", flush=True)
 time.sleep(60)

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,19 +17,10 @@ from meshagent.guard.state import Ruleset
 from meshagent.lab import Lab
 from meshagent.lab.waiting import wait_until
 from meshagent.model.paths import Paths
+from tests.guard.callers import Callers, answering
 from tests.guard.conftest import CLOSED, RULES, UNOWNED, Guarded
 
 pytestmark = pytest.mark.root
-
-_PROXY = """
-import socket
-listener = socket.create_server(("127.0.0.1", 15001), backlog=1024)
-print("listening", flush=True)
-while True:
-    connection, _ = listener.accept()
-    connection.sendall(b"proxy")
-    connection.close()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -60,45 +50,20 @@ def upgrade(guarded: Guarded) -> None:
     assert guarded.client.state()["version"] == meshagent.__version__
 
 
-class Callers:
-    """Dial the claimed address without pause until stopped; who isn't captured meets nobody there."""
-
-    def __init__(self, guarded: Guarded) -> None:
-        self._guarded, self._stopped = guarded, threading.Event()
-        self.captured, self.failed = 0, list[str]()
-        self._thread = threading.Thread(target=guarded.host.inside, args=(self._run,), daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                with self._guarded.host.connect("10.99.0.1", 80, timeout=5) as client:
-                    self.captured += client.recv(5) == b"proxy"
-            except OSError as error:
-                self.failed.append(repr(error))
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(10)
-
-
 @pytest.mark.parametrize("rules", [RULES, UNOWNED], ids=["owned", "unowned"])
 def test_no_connection_goes_around_and_none_fails_while_the_guard_is_upgraded(
     old_guard: Guarded, rules: Ruleset
 ) -> None:
-    proxy = old_guard.host.popen([sys.executable, "-c", _PROXY], log="proxy")
-    wait_until(lambda: "listening" in proxy.text(), 5)
+    answering(old_guard.host, "127.0.0.1", 15001, "proxy")
     old_guard.client.apply(rules)
-    callers = Callers(old_guard)
-    wait_until(lambda: callers.captured > 20, 10)
+    callers = Callers(old_guard.host, "10.99.0.1", 80)  # nobody is there: who isn't captured fails
+    callers.more(20)
     handles = old_guard.nft("--handle", "--stateless", "list", "table", "inet", "meshagent")
     pid = old_guard.client.state()["pid"]
 
     upgrade(old_guard)
-    seen = callers.captured
-    wait_until(lambda: callers.captured > seen + 20, 10)
-    callers.stop()
-    assert callers.failed == []
+    callers.more(20)
+    assert set(callers.stop()) == {"proxy"}
     assert old_guard.nft("--handle", "--stateless", "list", "table", "inet", "meshagent") == handles, "never replaced"
     assert old_guard.client.state()["pid"] == pid, "whoever started it or watches it notices nothing"
     if rules.owner:

@@ -93,3 +93,51 @@ def test_any_other_command_is_refused(lines: str) -> None:
 
 def test_the_owner_flag_goes_into_the_first_line() -> None:
     assert text.with_owner(GOOD, "meshagent").startswith("table inet meshagent {\n\tflags owner;\n\tchain a {")
+
+
+BEFORE = """table inet meshagent {
+	map gate {
+		type inet_proto : verdict
+		elements = { tcp : goto captured }
+	}
+	set ports {
+		type inet_service
+		elements = { 80 }
+	}
+	set claimed4 {
+		type ipv4_addr . inet_service
+	}
+	chain out {
+		type nat hook output priority -100; policy accept;
+		ip daddr . tcp dport @claimed4 meta l4proto vmap @gate
+	}
+	chain captured {
+		meta l4proto tcp redirect to :15001
+	}
+	chain old {
+		counter
+	}
+}
+"""
+AFTER = BEFORE.replace("{ 80 }", "{ 80, 81 }").replace("chain old", "chain new").replace("redirect", "counter redirect")
+
+
+def test_what_is_in_both_stays_in_the_kernel_and_the_rest_is_exchanged() -> None:
+    gone, come = text.exchanged(BEFORE, AFTER, ["claimed4"], "meshagent")
+    assert gone.splitlines() == [
+        "flush table inet meshagent",
+        "delete set inet meshagent ports",
+        "delete chain inet meshagent old",
+    ]
+    assert "goto captured" not in come, "what a gate flipped stays flipped"
+    assert come == AFTER.replace("\t\telements = { tcp : goto captured }\n", "")
+
+
+def test_a_chain_at_another_hook_is_another_chain() -> None:
+    gone, _ = text.exchanged(BEFORE, BEFORE.replace("priority -100", "priority -99"), ["claimed4"], "meshagent")
+    assert "delete chain inet meshagent out\n" in gone and "captured" not in gone
+
+
+def test_maps_are_the_same_whatever_else_differs() -> None:
+    assert text.same_maps(BEFORE, AFTER)
+    assert not text.same_maps(BEFORE, BEFORE.replace("tcp : goto", "udp : goto"))

@@ -1,13 +1,16 @@
 """A change that nobody confirms undoes itself, whatever the agent does meanwhile."""
 
+import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from meshagent.lab import recipes, wait_until
+from meshagent.guard.client import GuardClient
+from meshagent.lab import Host, recipes, wait_until
 from meshagent.lab.waiting import NotInTimeError
 from tests.lab.mesh import Mesh, open_mesh
 
@@ -31,27 +34,54 @@ def reaches(mesh: Mesh) -> bool:
     return True
 
 
-@pytest.mark.parametrize("hung", [False, True], ids=["agent-runs", "agent-hangs"])
-def test_an_unconfirmed_change_rolls_back_to_observe_and_is_told(mesh: Mesh, hung: bool) -> None:
+def rolled_back(host: Host) -> dict[str, Any]:
+    """What the guard says of it; empty while there is nothing to say."""
+    client = GuardClient(host.root / "run/meshagent/guard.sock")
+    with contextlib.closing(client):
+        return dict(client.state()["rolled_back"] or {})
+
+
+def network(host: Host, state: str) -> None:
+    """Of a host that then can't be asked from outside, nor ask anybody."""
+    host.run(["ip", "link", "set", "eth0", state])
+
+
+TROUBLE: dict[str, tuple[Callable[[Mesh, Host], object], Callable[[Mesh, Host], object]]] = {
+    "agent-runs": (lambda mesh, host: None, lambda mesh, host: None),
+    "agent-hangs": (
+        lambda mesh, host: mesh.agents[host.name].send_signal(signal.SIGSTOP),
+        lambda mesh, host: mesh.agents[host.name].send_signal(signal.SIGCONT),
+    ),
+    "agent-dead": (lambda mesh, host: mesh.agents[host.name].kill(), lambda mesh, host: mesh.start(host)),
+    "network-lost": (lambda mesh, host: network(host, "down"), lambda mesh, host: network(host, "up")),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_an_unconfirmed_change_rolls_back_to_observe_and_is_told(mesh: Mesh, trouble: str) -> None:
+    begin, end = TROUBLE[trouble]
     cache = mesh.lab.hosts["cache"]
     mesh.join_all((cache, [("cache", 6379, "redis")]))
-    answer = cache.meshagent_json("posture", "strict", "--confirm", "2")
-    assert answer["confirm_until"]
-    wait_until(lambda: not reaches(mesh), 2)
-    if hung:
-        mesh.agents["cache"].send_signal(signal.SIGSTOP)
-    wait_until(lambda: reaches(mesh), 4, "the roll-back")
-    if hung:
-        mesh.agents["cache"].send_signal(signal.SIGCONT)
-    wait_until(lambda: "rolled-back" in mesh.conditions(cache), 5)
+    until = datetime.fromisoformat(cache.meshagent_json("posture", "strict", "--confirm", "3")["confirm_until"])
+    wait_until(lambda: not reaches(mesh), 3)
+    begin(mesh, cache)
+    undone = wait_until(lambda: rolled_back(cache), 10, "the roll-back")
+    late = undone["at"] - until.timestamp()
+    assert -0.1 < late < 1.5, "neither sooner nor later, whatever happened meanwhile"
+    end(mesh, cache)
+    wait_until(lambda: reaches(mesh), 10)
+    wait_until(lambda: "rolled-back" in mesh.conditions(cache), 10)
     status = mesh.status(cache)
     assert not status["capture"]["active"]
     assert status["capture"]["pending_confirm_until"] is None
     assert status["posture"] == "observe"
-    assert cache.meshagent("status", check=False).returncode == 4
+    told = cache.meshagent("status", check=False)
+    assert told.returncode == 4
+    assert "a change was not confirmed and was undone" in told.stdout, "what happened"
+    assert "set the posture again and confirm it" in told.stdout, "what to do"
     # Deciding anew ends it.
     cache.meshagent("posture", "permissive", "--confirm", "0")
-    wait_until(lambda: mesh.conditions(cache) == [] and mesh.status(cache)["capture"]["active"], 5)
+    wait_until(lambda: mesh.conditions(cache) == [] and mesh.status(cache)["capture"]["active"], 10)
 
 
 def test_a_confirmed_change_stays(mesh: Mesh) -> None:
