@@ -428,7 +428,8 @@ def test_losing_every_client_neither_stops_nor_extends_the_timer(guarded: Guarde
 def test_the_guard_imports_next_to_nothing() -> None:
     """Its start is what a host waits for when everything else is down; 50 ms in all, a third party module is 20."""
     names = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True).stdout.split()
-    assert {name.split(".")[1] for name in names} <= {"guard", "model"}
+    beside = {name for name in names if name.split(".")[1] not in ("guard", "model")}
+    assert beside <= {"meshagent.machine", "meshagent.machine.notify"}, "a few lines that tell systemd how it is"
 
 
 _IMPORTS = """
