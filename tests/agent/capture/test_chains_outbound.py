@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import sys
 import time
 from functools import partial
 from ipaddress import ip_network
@@ -10,7 +11,7 @@ from ipaddress import ip_network
 import pytest
 
 from meshagent.agent.capture import verify
-from meshagent.config.settings import CaptureConfig, Exclude, PortRange
+from meshagent.config.settings import CaptureConfig, Exclude, Ipv6Mode, PortRange
 from meshagent.model.marks import AGENT_MARK, PROXY_MARK
 from meshagent.model.posture import Posture
 from tests.agent.capture.stand import OTHER_UID, PROXY_UID, SO_MARK, Stand, mesh
@@ -203,3 +204,57 @@ def test_excluded_users_ports_and_networks_go_direct(stand: Stand) -> None:
 
     stand.capture(Posture.OUTBOUND, *addresses, config=CaptureConfig(exclude=Exclude(cidrs=(ip_network(target),))))
     assert stand.dial(target, 3306).startswith("machine ")
+
+
+def test_an_excluded_group_or_interface_goes_direct(stand: Stand) -> None:
+    stand.proxy()
+    stand.serve(stand.peer, 3306, "machine")
+    target = stand.own(stand.peer)
+    for exclude in (
+        Exclude(gids=(OTHER_UID,)),
+        Exclude(interfaces=("eth0",)),
+        Exclude(gids=(1,), interfaces=("eth9",)),
+    ):
+        stand.capture(Posture.OUTBOUND, mesh(target, 3306), config=CaptureConfig(exclude=exclude))
+        reached = stand.host.run(
+            ["setpriv", f"--regid={OTHER_UID}", "--clear-groups", sys.executable, "-c", _READ, target]
+        )
+        assert reached.stdout.startswith("proxy " if exclude.gids == (1,) else "machine "), exclude
+
+
+_READ = "import socket, sys; print(socket.create_connection((sys.argv[1], 3306), 3).makefile().readline())"
+
+
+def test_port_22_of_a_claimed_machine_is_direct_unless_forced(stand: Stand) -> None:
+    stand.proxy()
+    stand.serve(stand.peer, 22, "sshd")
+    target = stand.own(stand.peer)
+    intent = stand.capture(Posture.OUTBOUND, mesh(target, 22))
+    assert [claim.code for claim in intent.refused] == ["ssh"]
+    assert stand.dial(target, 22).startswith("sshd ")
+
+    stand.capture(Posture.OUTBOUND, mesh(target, 22), config=CaptureConfig(force_ports=(PortRange(22, 22),)))
+    assert stand.dial(target, 22).startswith("proxy ")
+
+
+@pytest.mark.parametrize("mode", [Ipv6Mode.CAPTURE, Ipv6Mode.LEAVE, Ipv6Mode.REFUSE])
+def test_ipv6_is_captured_left_alone_or_refused_and_ipv4_never_notices(stand: Stand, mode: Ipv6Mode) -> None:
+    stand.proxy()
+    stand.serve(stand.peer, 3306, "machine")
+    stand.serve(stand.peer, 3307, "machine")
+    target = stand.own(stand.peer)
+    config = CaptureConfig(ipv6=mode, exclude=Exclude(uids=(OTHER_UID,)))
+    stand.capture(Posture.OUTBOUND, mesh(target, 3306), mesh(stand.virtual, 80), config=config)
+
+    assert stand.dial(target, 3307).startswith("machine "), "never another port"
+    assert stand.dial_as(OTHER_UID, target, 3306).startswith("machine "), "never who is excluded"
+    if stand.family == 4 or mode is Ipv6Mode.CAPTURE:
+        assert stand.dial(target, 3306).startswith("proxy ")
+        assert stand.dial(stand.virtual, 80).startswith("proxy ")
+    elif mode is Ipv6Mode.LEAVE:
+        assert stand.dial(target, 3306).startswith("machine ")
+    else:
+        for address, port in ((target, 3306), (stand.virtual, 80)):
+            with pytest.raises(ConnectionRefusedError):
+                stand.dial(address, port)
+        assert stand.dial_as(PROXY_UID, target, 3306).startswith("machine "), "never the proxy"
