@@ -128,8 +128,10 @@ def parse_announcement(message: pb.Announcement) -> Announced:
         _require(len(text) <= 253 and text.isprintable(), "an unreadable text")
     services: list[AnnouncedService] = []
     refused: dict[str, str] = {}
+    seen: set[str] = set()
     for service in message.services:
-        defect = _defect(service) or ("announced twice" if _known(service.name, services, refused) else "")
+        defect = _defect(service) or ("announced twice" if service.name in seen else "")
+        seen.add(service.name)
         if defect:
             refused[_shown(service.name)] = defect
         else:
@@ -149,10 +151,6 @@ def parse_announcement(message: pb.Announcement) -> Announced:
         doors=frozenset(door for door in ON_REQUEST if door in message.doors),  # a newer agent may know more
         refused=refused,
     )
-
-
-def _known(name: str, services: Sequence[AnnouncedService], refused: Mapping[str, str]) -> bool:
-    return name in refused or any(service.declared.name == name for service in services)
 
 
 def _service(message: pb.Service) -> AnnouncedService:
