@@ -28,20 +28,23 @@ _FIRST = IPv4Address("240.240.1.1")
 
 
 def measure(lab: Lab, times: int) -> Iterator[Sample]:
-    """Samples ``apply-100``, ``apply-5000``, ``set-update``, ``bypass-flip`` (milliseconds each)."""
+    """Samples ``apply-N``, ``policy-N``, ``set-update``, ``bypass-flip`` (milliseconds each)."""
     host = lab.host("rules")
     program = host.popen(command(host.root), log="guard")
     client = GuardClient(host.root / "run/meshagent/guard.sock")
     wait_until(client.state, what="the guard to answer")
     applier = Applier(client)
     for number in range(times):
-        for count in (100, 5_000):  # another posture is another table: it is replaced as a whole
-            for posture in (Posture.PERMISSIVE, Posture.STRICT):
+        for count in (100, 5_000):
+            # strict comes from policy open: the table changes its owner and follows as a whole, with all addresses
+            taken = _apply(host, applier, Posture.STRICT, count, "replaced")
+            yield Sample(f"policy-{count}", taken, "", number)
+            _apply(host, applier, Posture.OUTBOUND, count, "replaced")
+            for posture in (Posture.PERMISSIVE, Posture.OUTBOUND):  # other rules
                 yield Sample(f"apply-{count}", _apply(host, applier, posture, count, "replaced"), "", number)
-        yield Sample("set-update", _apply(host, applier, Posture.STRICT, 5_001, "updated"), "", number)
-        _apply(host, applier, Posture.PERMISSIVE, 5_001, "replaced")
+        client.state()  # the guard has heard what the kernel announced of the replacement
+        yield Sample("set-update", _apply(host, applier, Posture.OUTBOUND, 5_001, "updated"), "", number)
         yield Sample("bypass-flip", host.inside(lambda: _flip(host, client)), "", number)
-        _apply(host, applier, Posture.STRICT, 5_001, "replaced")
     client.close()
     program.stop()
 
