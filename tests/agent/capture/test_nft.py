@@ -7,8 +7,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_network
+from ipaddress import collapse_addresses, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -179,6 +180,70 @@ def test_the_kernel_holds_exactly_what_was_decided(mesh: frozenset[MeshAddress],
     wanted = {name: set(elements) for name, elements in nft.address_sets(intent).items()}
     assert {name: sets[name] for name in wanted} == wanted
     assert sets.get("counted_ports", set()) == set(map(str, intent.counted_ports))
+
+
+RANGES = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda pair: PortRange(min(pair), max(pair)))
+NETWORKS = st.one_of(
+    st.builds(lambda ip, length: ip_network((ip, length), strict=False), st.ip_addresses(v=4), st.integers(1, 32)),
+    st.builds(lambda ip, length: ip_network((ip, length), strict=False), st.ip_addresses(v=6), st.integers(1, 128)),
+)
+EXCLUDES = st.builds(
+    Exclude,
+    ports=st.lists(RANGES, max_size=40).map(tuple),
+    cidrs=st.lists(NETWORKS, max_size=8).map(tuple),
+    uids=st.lists(st.integers(0, 2**32 - 2), max_size=5).map(tuple),
+    gids=st.lists(st.integers(0, 2**32 - 2), max_size=5).map(tuple),
+    interfaces=st.lists(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}", fullmatch=True), max_size=4).map(tuple),
+)
+
+
+@pytest.mark.root
+@settings(max_examples=25, deadline=None)
+@given(exclude=EXCLUDES, scope=st.sampled_from(OutboundScope))
+def test_the_kernel_holds_every_exclusion_exactly(exclude: Exclude, scope: OutboundScope) -> None:
+    """40 ranges that overlap, networks in networks, names with dots: what comes back is what was meant."""
+    config = CaptureConfig(exclude=exclude, outbound=scope)
+    intent = decide(Wishes(Posture.OUTBOUND, config=config), host_facts())
+    with kernel() as context:
+        context.run(nft.render(intent).table)
+        try:
+            rules = [body for kind, body in readback.objects(context.table_json(TABLE) or "") if kind == "rule"]
+        finally:
+            context.run(f"delete table inet {TABLE}\n")
+    for chain in ("mesh", "everything") if intent.all_families else ("mesh",):
+        matches = _excluded(rules, chain)
+        ports = {port for value in matches.get("ports excluded", ()) for port in _numbers(value)}
+        assert ports == {port for item in exclude.ports for port in range(item.first, item.last + 1)}
+        found = {_network(value) for value in matches.get("networks excluded", ())}
+        for version in (4, 6):  # the same addresses, though neighbours may have been joined
+            kept = [net for net in found if net.version == version]
+            asked = [net for net in exclude.cidrs if net.version == version]
+            assert list(collapse_addresses(kept)) == list(collapse_addresses(asked))
+        assert set(map(str, matches.get("interfaces excluded", ()))) == set(exclude.interfaces)
+        assert len(matches.get("users excluded", ())) == len(set(exclude.uids))
+        assert len(matches.get("groups excluded", ())) == len(set(exclude.gids))
+
+
+def _excluded(rules: list[Any], chain: str) -> dict[str, list[Any]]:
+    """Reason -> what the rule of this chain with this reason matches."""
+    found: dict[str, list[Any]] = {}
+    for rule in rules:
+        reason = rule.get("comment", "").removesuffix(" in agent.yaml")
+        if rule["chain"] == chain and reason != rule.get("comment"):
+            right = next(each["match"]["right"] for each in rule["expr"] if "match" in each)
+            found.setdefault(reason, []).extend(right["set"] if isinstance(right, dict) and "set" in right else [right])
+    return found
+
+
+def _numbers(value: Any) -> range:
+    first, last = value["range"] if isinstance(value, dict) else (value, value)
+    return range(first, last + 1)
+
+
+def _network(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ip_network(f"{value['prefix']['addr']}/{value['prefix']['len']}")
+    return ip_network(value)
 
 
 @pytest.mark.parametrize("name", EVERY)
