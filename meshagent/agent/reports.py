@@ -44,6 +44,10 @@ class Reports:
                 self._tracker.clear("hub-unreachable")
             else:
                 self._tracker.set("hub-unreachable", state.last_error)
+            if state.violation:
+                self._tracker.set("hub-misbehaves", state.violation)
+            else:
+                self._tracker.clear("hub-misbehaves")
 
     async def _clock(self) -> None:
         while True:

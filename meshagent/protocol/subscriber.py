@@ -62,7 +62,7 @@ class Subscriber:
             self._wanted.setdefault(type_url, set()).update(names)
         self._resources: dict[str, Mapping[str, Entry]] = {}
         self._sizes: dict[str, int] = {}  # bytes held per type
-        self._unjudged: set[str] = set()
+        self._unjudged: dict[str, tuple[int, int]] = {}  # nonce -> names and bytes of its resources
         self._opened: set[str] = set()
         self._stream = 0
 
@@ -138,7 +138,7 @@ class Subscriber:
             changed.pop(name, None)
         removed = tuple(sorted({name for name in response.removed_resources if name and name not in bad}))
         self._bound(type_url, held, changed)
-        self._unjudged.add(response.nonce)
+        self._unjudged[response.nonce] = len(changed), sum(len(entry.body) for entry in changed.values())
         return Received(type_url, response.nonce, changed, removed, bad, self._stream)
 
     def accept(self, received: Received) -> list[DeltaDiscoveryRequest]:
@@ -152,7 +152,7 @@ class Subscriber:
         """
         if received.stream != self._stream or received.nonce not in self._unjudged:
             return []
-        self._unjudged.discard(received.nonce)
+        del self._unjudged[received.nonce]
         self._hold(received, reasons)
         request = DeltaDiscoveryRequest(type_url=received.type_url, response_nonce=received.nonce)
         reasons = {**received.bad, **reasons}
@@ -187,9 +187,12 @@ class Subscriber:
             raise ProtocolError(f"the control plane sent {_MAX_UNJUDGED} responses without waiting for an answer")
 
     def _bound(self, type_url: str, held: Mapping[str, Entry], changed: Mapping[str, Entry]) -> None:
-        if len(held) + sum(name not in held for name in changed) > MAX_NAMES:
+        names = sum(count for count, _ in self._unjudged.values())
+        if len(held) + names + sum(name not in held for name in changed) > MAX_NAMES:
             raise ProtocolError(f"the control plane sent more than {MAX_NAMES} {short_name(type_url)} resources")
-        if sum(self._sizes.values()) + sum(len(entry.body) for entry in changed.values()) > MAX_HELD_BYTES:
+        waiting = sum(size for _, size in self._unjudged.values())
+        news = sum(len(entry.body) for entry in changed.values())
+        if sum(self._sizes.values()) + waiting + news > MAX_HELD_BYTES:
             raise ProtocolError(f"the control plane sent more than {MAX_HELD_BYTES >> 20} MiB of resources")
 
     def _hold(self, received: Received, reasons: Mapping[str, str]) -> None:

@@ -41,7 +41,8 @@ MAX_NAMES = 100_000
 MAX_NAME_BYTES = 2_048
 MAX_TYPES = 32
 MAX_NONCE_BYTES = 256
-MAX_HELD_BYTES = 256 << 20
+#: A mesh of 1,000 services is 1.1 MB, so one of 10,000 has five times what it needs; held and still being judged.
+MAX_HELD_BYTES = 64 << 20
 
 
 class ProtocolError(MeshagentError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from meshagent.model.address import HostPort, parse_ip
 from meshagent.model.errors import ExitCode, MeshagentError
@@ -123,9 +124,14 @@ def delta_ads_stream(channel: grpc.aio.Channel, metadata: Metadata = (), method:
 
 
 def _stream(channel: grpc.aio.Channel, method: Method[Any, Any], metadata: Metadata) -> Any:
-    call: Any = channel.stream_stream(
-        method.path, request_serializer=serialize, response_deserializer=method.parse_response
-    )
+    def parse(data: bytes) -> Any:
+        """None for what is no message: gRPC would log a traceback and give None, too."""
+        try:
+            return method.parse_response(data)
+        except DecodeError:
+            return None
+
+    call: Any = channel.stream_stream(method.path, request_serializer=serialize, response_deserializer=parse)
     return call(metadata=tuple(metadata))
 
 

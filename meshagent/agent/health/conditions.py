@@ -41,6 +41,12 @@ _ALL = (
         "see `meshagent hub hosts` on the hub; enroll again if the host was revoked",
     ),
     ConditionSpec(
+        "hub-misbehaves",
+        ERROR,
+        "the control plane breaks the rules of its own protocol",
+        "this host keeps what it had; look at the hub's version and log, and whether it is the hub at all",
+    ),
+    ConditionSpec(
         "clock-skew",
         WARNING,
         "this host's clock differs from the hub's",

@@ -19,6 +19,7 @@ from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
 from meshagent.protocol.pb.istio_ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement, AnnouncementResult
+from meshagent.protocol.types import ProtocolError
 from meshagent.transport.channel import (
     HUB_PING_SECONDS,
     announce_stream,
@@ -55,7 +56,10 @@ class CallStream(Generic[Q, A]):
 
     async def _read(self) -> Any:
         with _explained():
-            return await self._call.read()
+            message = await self._call.read()
+        if message is None:
+            raise ProtocolError("the control plane sent bytes that are no message")
+        return message
 
 
 class Dialer:

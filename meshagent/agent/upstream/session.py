@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from meshagent.model.address import HostPort, IPAddress
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
 from meshagent.protocol.subscriber import Received, Subscriber
+from meshagent.protocol.types import ProtocolError
 from meshagent.runtime.clock import Clock
 from meshagent.runtime.latest import Latest
 
@@ -30,6 +32,9 @@ log = structlog.get_logger()
 #: A stream does not outlive the certificate it was opened with: with a newer one at hand it is reopened this long
 #: before the old one expires. Until then a rotation changes nothing on the wire.
 RENEW_MARGIN = timedelta(minutes=5)
+
+#: After a control plane broke the protocol, a stream must live this long before that is forgotten.
+QUIET_SECONDS = 30.0
 
 #: When a stream ends, responses still with Envoy get this long to be judged.
 LAST_VERDICTS = 1.0
@@ -98,20 +103,23 @@ class Session:
     async def _try(self, address: HostPort) -> bool:
         """One stream, until it ends. True when it served."""
         identity = self._identity.value
-        error = ""
+        error = broken = ""
         try:
             async with self._dial(address, identity) as stream:
                 await self._serve(stream, address, identity)
+        except ProtocolError as caught:
+            error = broken = caught.message
         except MeshagentError as caught:
             error = caught.message
         await self._settle()
-        served = self.state.value.connected
+        served = self.state.value.connected and not broken  # one that breaks rules is not hurried back to
         if served:
             log.info("control plane stream ended", address=str(address), reason=error)
         elif error != self.state.value.last_error:
             log.warning("control plane not reached", address=str(address), error=error)
         since = self._clock.now() if served or self.state.value.since is None else self.state.value.since
-        self.state.set(UpstreamState(False, None, since, error or "the control plane closed the stream"))
+        error = error or "the control plane closed the stream"
+        self.state.set(UpstreamState(False, None, since, error, broken or self.state.value.violation))
         return served
 
     async def _serve(self, stream: Stream, address: HostPort, identity: Identity) -> None:
@@ -127,6 +135,7 @@ class Session:
                 self._read(stream, address),
                 self._follow(),
                 self._age(identity),
+                self._forgive(),
                 until_moved(self._own),
             )
         ]
@@ -145,10 +154,11 @@ class Session:
 
     async def _read(self, stream: Stream, address: HostPort) -> None:
         async for response in stream:
+            received = self._subscriber.receive(response)
             if not self.state.value.connected:
                 log.info("control plane connected", address=str(address))
-                self.state.set(UpstreamState(True, address, self._clock.now()))
-            received = self._subscriber.receive(response)
+                now, violation = self._clock.now(), self.state.value.violation
+                self.state.set(UpstreamState(True, address, now, violation=violation))
             task: asyncio.Task[Mapping[str, str]] = asyncio.ensure_future(self._judge(received))
             self._verdicts[task] = received
             task.add_done_callback(self._judged)
@@ -166,6 +176,12 @@ class Session:
         left = identity.not_after - RENEW_MARGIN - self._clock.now()
         await asyncio.sleep(max(0.0, left.total_seconds()))
         log.info("control plane stream reopened with the new certificate")
+
+    async def _forgive(self) -> None:
+        """A stream that went well this long ends what was said of those before it; itself it never ends."""
+        await asyncio.sleep(QUIET_SECONDS)
+        self.state.set(replace(self.state.value, violation=""))
+        await asyncio.Event().wait()
 
     def _subscribe(self) -> list[DeltaDiscoveryRequest]:
         """Make the subscriber ask for exactly the wanted names; what that needs to be sent."""
