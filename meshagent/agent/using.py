@@ -14,14 +14,14 @@ from meshagent.machine import sockets
 from meshagent.model.address import IPAddress, MeshAddress, parse_ip
 from meshagent.model.marks import AGENT_MARK
 
-#: A machine in the same country answers within 100 ms; longer than this nobody wants to wait for a leave.
-_ANSWER_SECONDS = 1.0
+#: A machine in the same country answers within 100 ms; a lost SYN is sent again after 1 s.
+_ANSWER_SECONDS = 3.0
 _MOST_ASKED = 64
 
 
 def mesh_users(facts: Mapping[str, Any], peers: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Risk, ...]]:
     """(a line for each user, the risk of leaving). ``facts`` and ``peers`` are the daemon's answers to ``plan.facts``
-    and ``peers``, empty where none answers: then only virtual addresses are known. Blocks at most two seconds."""
+    and ``peers``, empty where none answers: then only virtual addresses are known. Blocks at most three seconds."""
     mesh = frozenset(MeshAddress(ip, port) for text, port in facts.get("mesh", ()) if (ip := parse_ip(text)))
     claimed = frozenset(address for address in mesh if not address.virtual)
     found = [_open(each) for each in sockets.connections()]

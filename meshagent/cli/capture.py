@@ -66,7 +66,7 @@ def off() -> None:
 
 def _switch_off() -> dict[str, Any]:
     try:
-        return call_agent("capture.off", timeout=3)  # whoever is in a hurry waits no longer for an agent that hangs
+        return call_agent("capture.off", timeout=5)  # whoever is in a hurry waits no longer for an agent that hangs
     except MeshagentError as error:
         if error.code not in ("daemon-down", "no-answer"):
             raise
@@ -84,7 +84,7 @@ def on(seconds: int | None, accept: tuple[str, ...]) -> None:
     from meshagent.agent.confirm import default_confirm_seconds
 
     chosen = default_confirm_seconds() if seconds is None else seconds
-    call_agent("posture.get", timeout=3)  # an agent that hangs must not capture minutes after this command has failed
+    call_agent("posture.get", timeout=5)  # an agent that hangs must not capture minutes after this command has failed
     refuse(make(None), accept)
     answer = call_agent("capture.on", confirm=chosen, timeout=30)
     if settings().json:

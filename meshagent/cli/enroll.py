@@ -156,6 +156,6 @@ def _users(accept: Collection[str]) -> tuple[str, ...]:
 def _ask(method: str) -> dict[str, Any]:
     """What the daemon says; nothing where it doesn't answer: leaving must work without it."""
     try:
-        return call_agent(method, timeout=3)
+        return call_agent(method, timeout=5)
     except MeshagentError:
         return {}

@@ -223,7 +223,8 @@ def test_without_libnftables_nothing_is_given_up_until_it_is_back(mesh: Mesh, we
     done = web.run(["unshare", "--mount", "sh", "-c", f"{hide}; exec {argv}"], check=False)
     said, hint = done.stderr.splitlines()
     assert (done.returncode, "libnftables.so.1 is not installed" in said, hint[:6]) == (1, True, "hint: "), done.stderr
-    assert diff(before, web.snapshot()) == []
+    changed = diff(before, web.snapshot())  # an Envoy that has lost its agent says so in its log, whenever it likes
+    assert [line for line in changed if "proxy.log" not in line] == []
     assert "web" in known(mesh)
     mesh.start(web)  # nothing was lost: the host is as good a member as before
     mesh.settle()

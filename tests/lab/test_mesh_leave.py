@@ -79,7 +79,7 @@ def mesh(envoy: Path) -> Iterator[Mesh]:
 
 
 def captured(mesh: Mesh, web: Host) -> None:
-    wait_until(lambda: mesh.redis(web, "cache") == "PONG", 10)
+    wait_until(lambda: mesh.redis(web, "cache") == "PONG", 30)
 
 
 def switched_off(mesh: Mesh, web: Host) -> None:
@@ -88,7 +88,7 @@ def switched_off(mesh: Mesh, web: Host) -> None:
 
 def rolled_back(mesh: Mesh, web: Host) -> None:
     web.meshagent("posture", "outbound", "--confirm", "1")
-    wait_until(lambda: "rolled-back" in mesh.conditions(web), 10)
+    wait_until(lambda: "rolled-back" in mesh.conditions(web), 30)
 
 
 def on_trial(mesh: Mesh, web: Host) -> None:
@@ -147,7 +147,7 @@ def left(mesh: Mesh, host: Host) -> None:
     """Out of the mesh's books, and as it was before."""
     del mesh.members["web"], mesh.offers["web"]
     with contextlib.suppress(NotInTimeError):
-        wait_until(lambda: not mesh.left_over(host), 3)
+        wait_until(lambda: not mesh.left_over(host), 10)
     assert diff(mesh.before["web"], host.snapshot()) == []
 
 

@@ -55,7 +55,7 @@ class Printing:
 
     def goes_on(self, more: int = 20) -> None:
         target = self.lines() + more
-        wait_until(lambda: self.lines() >= target or not self.program.alive, 10, "lines of the session")
+        wait_until(lambda: self.lines() >= target or not self.program.alive, 30, "lines of the session")
         assert self.program.alive, self.program.tail()
 
 
@@ -74,7 +74,7 @@ def logins(envoy: Path) -> Iterator[Logins]:
         )
         made = Logins(mesh, server, admin, service)
         for port in (TWICE, AGAIN, BY_SOCKET):
-            wait_until(lambda port=port: admin.run(made.ssh(port, "true")), 10, "sshd")  # type: ignore[misc]
+            wait_until(lambda port=port: admin.run(made.ssh(port, "true")), 30, "sshd")  # type: ignore[misc]
         yield made
 
 
@@ -90,7 +90,7 @@ def test_sessions_print_on_while_a_host_joins_strictly_changes_and_leaves(logins
     assert code == 0 and "meshagent confirm" in said  # in a remote login the first capture waits for a confirmation
     mesh.members["server"], mesh.offers["server"] = server, []
     mesh.start(server)
-    wait_until(lambda: mesh.status(server)["capture"]["active"], 20, "capture")
+    wait_until(lambda: mesh.status(server)["capture"]["active"], 40, "capture")
     spared = {row["port"] for row in mesh.status(server)["capture"]["spared"]}
     assert spared == {TWICE, AGAIN, BY_SOCKET}
     assert mesh.status(server)["capture"]["ports"] == []
@@ -129,7 +129,7 @@ def test_capturing_the_port_that_a_person_types_on_is_refused_by_name_and_taken_
     assert code == 0 and "(accepted)" in said
     logins.typed(TWICE, *token, "--name", "second", "--accept", "login", "--posture", "outbound")
     mesh.start(server)
-    wait_until(lambda: mesh.status(server)["capture"]["active"], 20, "capture")
+    wait_until(lambda: mesh.status(server)["capture"]["active"], 40, "capture")
     code, _, error = logins.typed(TWICE, "posture", "strict", check=False)
     assert code == 5 and "--accept login" in error
     assert mesh.status(server)["posture"] == "outbound"
@@ -144,7 +144,7 @@ def test_a_session_of_another_kind_than_ssh_is_found_by_the_connection_it_came_b
     shell.write_text(f"#!/bin/sh\nread go\n{line}\necho code $?\n")
     shell.chmod(0o755)
     server.popen(["socat", "TCP-LISTEN:7681,fork,reuseaddr", f"EXEC:{shell},stderr"], log="console")
-    wait_until(lambda: server.connect(server.address, 7681).close() is None, 10, "the console")
+    wait_until(lambda: server.connect(server.address, 7681).close() is None, 30, "the console")
     with admin.connect(server.address, 7681) as session:
         session.sendall(b"go\n")
         said = session.makefile().read()

@@ -78,26 +78,26 @@ def test_off_lasts_over_a_killed_agent_and_a_killed_guard(mesh: Mesh) -> None:
     guard = next(pid for pid in web.processes() if b"meshagent.guard" in Path(f"/proc/{pid}/cmdline").read_bytes())
     web.run(["kill", "-9", str(guard)])
     mesh.start(web)
-    wait_until(lambda: mesh.status(web)["proxy"]["ready"], 20, "the agent")
+    wait_until(lambda: mesh.status(web)["proxy"]["ready"], 40, "the agent")
     off_and_says_so(mesh, web)
     web.meshagent("capture", "on", "--confirm", "0")
-    wait_until(lambda: mesh.redis(web, "cache") == "PONG", 10)
+    wait_until(lambda: mesh.redis(web, "cache") == "PONG", 30)
 
 
 def test_off_ends_a_change_on_trial_and_on_brings_it_back_on_a_trial_of_its_own(mesh: Mesh) -> None:
     web = mesh.lab.hosts["web"]
-    web.meshagent("posture", "outbound", "--confirm", "2")
+    web.meshagent("posture", "outbound", "--confirm", "60")
     assert web.meshagent_json("capture", "off")["confirm_until"] is None
     status = mesh.status(web)
     assert status["capture"]["pending_confirm_until"] is None
     said = web.meshagent_json("posture", "strict", "--confirm", "1")  # nothing is captured, so nothing is on trial
     assert said["suspended"] and said["confirm_until"] is None
-    assert web.meshagent_json("capture", "on", "--confirm", "1")["confirm_until"]
-    wait_until(lambda: "rolled-back" in mesh.conditions(web), 10, "the roll-back")
+    assert web.meshagent_json("capture", "on", "--confirm", "3")["confirm_until"]
+    wait_until(lambda: "rolled-back" in mesh.conditions(web), 30, "the roll-back")
     assert not captures(web)
     assert web.meshagent_json("capture", "on", "--confirm", "0")["changed"]  # a person decided: it is on again
     assert mesh.status(web)["posture"] == "strict"
-    wait_until(lambda: captures(web) and mesh.conditions(web) == [], 5)
+    wait_until(lambda: captures(web) and mesh.conditions(web) == [], 30)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["agent-killed", "agent-hangs"])
@@ -117,7 +117,7 @@ def test_without_an_agent_off_works_at_once_and_on_says_what_to_do(mesh: Mesh, h
             mesh.start(web)
         else:
             agent.send_signal(signal.SIGCONT)
-        wait_until(lambda: "capture-suspended" in mesh.conditions(web), 20, "the agent to hear of it")
+        wait_until(lambda: "capture-suspended" in mesh.conditions(web), 40, "the agent to hear of it")
         off_and_says_so(mesh, web)
         busy.goes_on(20)
 

@@ -31,11 +31,11 @@ def judged(host: Host) -> tuple[Firewall, ...]:
     return found
 
 
-def gets_in(host: Host) -> bool:
-    """Whether the peer reaches port 15008 of the host."""
+def gets_in(host: Host, patience: float = 5.0) -> bool:
+    """Whether the peer reaches port 15008 of the host; ``patience`` in seconds: the machine may be busy."""
     with host.listen(HBONE):
         try:
-            host.lab.hosts["peer"].connect(host.address, HBONE, timeout=1).close()
+            host.lab.hosts["peer"].connect(host.address, HBONE, timeout=patience).close()
         except OSError:
             return False
         return True
@@ -46,7 +46,7 @@ def agrees(host: Host, name: str, verdict: str) -> Firewall:
     found = {each.name: each for each in judged(host)}
     assert list(found) == [name]
     assert found[name].verdict == verdict
-    assert gets_in(host) == (verdict != "blocks")
+    assert gets_in(host, 1 if verdict == "blocks" else 5) == (verdict != "blocks")
     return found[name]
 
 
