@@ -8,7 +8,7 @@ together when somebody asks for one.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import Message
 
@@ -82,7 +82,7 @@ class Builder:
         hosts = {}
         for view in state.hosts:
             part = self._hosts.get(view.name)
-            if part is None or all_anew or view.name in touched or part.view != view:
+            if part is None or all_anew or view.name in touched or _differs(part.view, view):
                 part = self._part(state, view, tuple(served.get(view.name, {}).values()), part)
             hosts[view.name] = part
         self.state, self._services, self._kinds, self._served, self._hosts = state, services, kinds, served, hosts
@@ -140,6 +140,11 @@ class Builder:
             self._own = {scope: own for scope, own in self._own.items() if id(own) in used}
         if len(self._overlays) > 6 * len(self._hosts) + 16:
             self._overlays = {}
+
+
+def _differs(before: HostView, now: HostView) -> bool:
+    """Whether the host is told something else; not by its being connected, which changes for all after a restart."""
+    return before is not now and replace(before, connected=now.connected) != now
 
 
 def _changes(known: Mapping[str, BuiltService], state: MeshState) -> Iterable[Change]:
