@@ -9,6 +9,7 @@ import click
 from meshagent.cli import render
 from meshagent.cli.calls import call_agent, enrolled
 from meshagent.cli.context import emit, settings, shared_options
+from meshagent.model.errors import MeshagentError
 from meshagent.model.posture import Posture
 
 if TYPE_CHECKING:
@@ -39,12 +40,21 @@ def plan(posture: str | None, accept: tuple[str, ...]) -> None:
 
 
 def make(posture: str | None, hubs: "Iterable[HostPort]" = ()) -> "Plan":
-    """The plan for a posture (None: the configured one) with what the daemon knows, where one runs."""
+    """The plan for a posture (None: the configured one) with what the daemon knows, where one answers."""
     from meshagent.agent.plan import make_plan
 
     paths = settings().paths
-    live = call_agent("plan.facts") if enrolled(paths) and paths.control_socket.exists() else {}
-    return make_plan(paths, posture, live, hubs)
+    live, silent = {}, ""
+    if enrolled(paths):
+        try:
+            live = call_agent("plan.facts", timeout=5)
+        except MeshagentError as error:
+            if error.code not in ("daemon-down", "no-answer"):
+                raise
+            silent = f"{error.message}, so addresses and policies of the mesh are not in this plan"
+    planned = make_plan(paths, posture, live, hubs)
+    planned.answer["warnings"] += [silent] if silent else []
+    return planned
 
 
 def refuse(planned: "Plan", accept: Collection[str]) -> None:

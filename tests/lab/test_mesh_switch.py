@@ -113,6 +113,7 @@ def test_without_an_agent_off_works_at_once_and_on_says_what_to_do(mesh: Mesh, h
         busy.goes_on(20)
         refused = web.meshagent("capture", "on", "--confirm", "0", check=False)
         assert refused.returncode == 4 and "hint:" in refused.stderr
+        assert "are not in this plan" in web.meshagent("plan").stdout  # a plan needs no agent
         if how is signal.SIGKILL:
             mesh.start(web)
         else:
