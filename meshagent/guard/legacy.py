@@ -27,6 +27,10 @@ _RECENT = Path("/proc/self/net/xt_recent")
 _TIMERS = Path("/proc/timer_list")
 
 
+_ALONE = ("/usr/bin/unshare", "--net")
+_ZONE_PROBE = "*raw\n-A OUTPUT -j CT --zone-orig 1\nCOMMIT\n"
+
+
 class LegacyError(Exception):
     """Legacy iptables can't be used here, or refused; the text is for a person."""
 
@@ -47,9 +51,23 @@ class Legacy:
         try:
             self._restore = {each.family: find_program(_WORDS[each.family], "restore") for each in self._families}
             self._save = {each.family: find_program(_WORDS[each.family], "save") for each in self._families}
+            self.zones = self._has_zones()
         except LegacyError:
             self.close()
             raise
+
+    def _has_zones(self) -> bool:
+        """Whether the kernel knows conntrack zones: seen in a network namespace of its own, so that nothing changes.
+
+        Without them rules that ask for one are left out: a stale entry of a captured connection may then catch a
+        connection of the proxy, and an open flow of DNS stays where it was when capture goes on or off.
+        """
+        family = self._families[0].family
+        try:
+            _run([*_ALONE, self._restore[family], "--noflush"], _ZONE_PROBE)
+        except LegacyError as error:
+            return "unshare" in str(error)  # no namespaces here: whoever has none has zones
+        return True
 
     def close(self) -> None:
         for each in self._families:
@@ -74,6 +92,10 @@ class Legacy:
         jiffies = _jiffies()
         hertz = legacy_listing.hertz(jiffies, time.monotonic()) if jiffies else 0
         return legacy_listing.listing(self.read() if found is None else found, _recent(), jiffies, hertz)
+
+    def holds(self, found: dict[int, Tables], *texts: str) -> bool:
+        """Whether all of our texts are in what was read."""
+        return all(legacy_text.holds(found[family], tables) for family, tables in self._wanted(*texts).items())
 
     # --- changing ----------------------------------------------------------------------------------------------------
 
@@ -104,7 +126,7 @@ class Legacy:
     def flip(self, text: str) -> None:
         """Give some of our chains other rules, nothing else; each family in one child."""
         for family, part in legacy_text.parts(text).items():
-            if family in self._restore:
+            if family in self._restore:  # what leads to a zone is a jump: it may lead to an empty chain
                 self._write(family, part)
 
     def _converge(self, each: Xtables, want: Tables, keep_anchor: bool) -> None:
@@ -118,7 +140,8 @@ class Legacy:
             self.wrote = True
 
     def _wanted(self, *texts: str) -> dict[int, Tables]:
-        return {family: tables for family, tables in legacy_text.merged(*texts).items() if family in self._restore}
+        wanted = {family: tables for family, tables in legacy_text.merged(*texts).items() if family in self._restore}
+        return wanted if self.zones else {family: legacy_text.without_zones(found) for family, found in wanted.items()}
 
     def _read(self, each: Xtables) -> Tables:
         if not each.tables():  # nobody uses legacy tables here, and looking must not make them
@@ -133,12 +156,6 @@ class Legacy:
             raise
         except LegacyError as error:
             raise LegacyError(_with_line(str(error), text)) from error
-
-
-def holds(found: dict[int, Tables], *texts: str) -> bool:
-    """Whether all of our texts are in what was read."""
-    wanted = legacy_text.merged(*texts)
-    return all(legacy_text.holds(found[family], wanted[family]) for family in found)
 
 
 def find_program(word: str, verb: str) -> str:

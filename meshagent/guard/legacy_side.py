@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from meshagent.guard import decide, readback, xtables
 from meshagent.guard.decide import LegacyChange
-from meshagent.guard.legacy import Legacy, LegacyError, holds
+from meshagent.guard.legacy import Legacy, LegacyError
 from meshagent.guard.state import IPTABLES, Ruleset, State
 from meshagent.guard.wire import RequestError
 
@@ -98,7 +98,7 @@ class LegacySide:
         legacy, texts = self._open(), decide.legacy_texts(state)
         try:
             self._fingerprint, found = legacy.fingerprint(), legacy.read()
-            if not holds(found, *texts):
+            if not legacy.holds(found, *texts):
                 legacy.hold(*texts)
                 self._fingerprint, found = legacy.fingerprint(), legacy.read()
                 tell("rules changed")

@@ -120,6 +120,15 @@ def merged(*texts: str) -> dict[int, Tables]:
     return result
 
 
+def without_zones(tables: Mapping[str, Table]) -> Tables:
+    """For a kernel without conntrack zones: rules that ask for one are left out, chains stay."""
+    found = {}
+    for name, table in tables.items():
+        chains = {chain: [r for r in rules if " --zone-orig " not in r.text] for chain, rules in table.chains.items()}
+        found[name] = Table(chains, table.jumps)
+    return found
+
+
 def transition(have: Mapping[str, Table], want: Mapping[str, Table]) -> str:
     """Text for iptables-restore --noflush --counters that makes our part of a family ``want``; empty: it is already.
 
