@@ -162,7 +162,13 @@ class Agent:
             self.names_served,
             self._bind_again,
         )
-        self.gates = Gates(self.guard, self.proxy.state, self.names_served, lambda: self.capture.decide().fail_open)
+        self.gates = Gates(
+            self.guard,
+            self.proxy.state,
+            self.names_served,
+            lambda: self.capture.decide().fail_open,
+            lambda: bool(on_port(self.taken.value, OUTBOUND)),
+        )
         self.derived.connect(
             Sources(
                 self.config.config,

@@ -26,7 +26,10 @@ _LOOK_SECONDS = 2.0
 
 
 class Gates:
-    """``fail_open`` says whether literals may go around a dead proxy now; ``names`` whether the resolver serves."""
+    """``fail_open`` says whether literals may go around a dead proxy now; ``names`` whether the resolver serves.
+
+    ``robbed``: a stranger holds the proxy's port; who answers there then says nothing about the proxy.
+    """
 
     def __init__(
         self,
@@ -34,8 +37,10 @@ class Gates:
         proxy: Latest[ProxyState],
         names: Latest[bool],
         fail_open: Callable[[], bool],
+        robbed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._guard, self._proxy, self._names, self._fail_open = guard, proxy, names, fail_open
+        self._robbed = robbed
 
     async def run(self) -> None:
         """Keep the guard's watches right until cancelled."""
@@ -52,7 +57,9 @@ class Gates:
             return
         proxy = self._proxy.value
         if proxy.pid:
-            self._watch(state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open(), OUTBOUND)
+            self._watch(
+                state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open(), 0 if self._robbed() else OUTBOUND
+            )
             if proxy.ready and not proxy.looping and PROXY_GATE in state["bypasses"]:
                 self._guard.recapture(PROXY_GATE)
                 log.info("captured again", gate=PROXY_GATE)
