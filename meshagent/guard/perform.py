@@ -271,7 +271,7 @@ class Guard:
             say("could not go back to the rules before, removing ours", error=error.message)
             bare = decide.bare(self.state, facts)
             undone = replace(bare.state, trial=None, rolled_back=plan.state.rolled_back)
-            self._perform(Plan(undone, bare.batch, Memory.WRITE))
+            self._perform(replace(bare, state=undone, memory=Memory.WRITE))
         say("change rolled back", note=dict(plan.state.rolled_back.note) if plan.state.rolled_back else {})
 
     def rules_changed(self, pid: int, name: str, tables: Collection[str]) -> None:

@@ -221,6 +221,15 @@ def test_an_unconfirmed_change_of_the_backend_is_rolled_back(guarded: Guarded) -
     assert ours(guarded) == [] and "table inet meshagent\n" in guarded.nft("list", "tables")
 
 
+def test_a_roll_back_to_rules_that_the_kernel_refuses_takes_ours_away(guarded: Guarded) -> None:
+    broken = RULES.rules.replace("-j MESHAGENT_OUTBOUND", "-j MESHAGENT_MISSING", 2)
+    guarded.client.apply(RULES)
+    guarded.client.deadman(0.3, {"posture": "test"}, back_to=Ruleset(broken, RULES.anchor, backend="iptables"))
+    wait_until(lambda: guarded.client.state()["rolled_back"], 5)
+    assert not guarded.client.state()["installed"]
+    assert [line for line in ours(guarded) if "REDIRECT" in line and "--to-ports 15001" in line] == []
+
+
 def test_rules_of_an_older_version_are_replaced_whole(guarded: Guarded) -> None:
     old = (
         "*nat\n:MESHAGENT_OLD - [0:0]\n-A OUTPUT -j MESHAGENT_OLD\n-A PREROUTING -p tcp -j MESHAGENT_OLD\n"
