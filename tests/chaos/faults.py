@@ -160,7 +160,7 @@ def cache_damaged(stage: Stage) -> str:
 
 
 def clock_jumped(stage: Stage) -> str:
-    """The hub lives an hour ahead for a while (libfaketime keeps an agent from starting: its threads wait forever)."""
+    """The hub lives an hour ahead for a while."""
     stage.mesh.hub_program.kill()
     stage.restart_hub(wrong_clock("+1h"))
     host = stage.host()
