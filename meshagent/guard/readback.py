@@ -23,9 +23,11 @@ def digest(text: str) -> str:
     """SHA-256 of the listing without names, handles, counters, timers and elements that the kernel itself adds.
 
     Equal digests mean equal rules, wherever counters stand; compare listings only, never with the text we wrote
-    (nft prints it in its own words).
+    (nft prints it in its own words). Sets and chains come in the order in which they were made, which means nothing;
+    rules of one chain keep theirs.
     """
     plain = [[kind, _comparable(body)] for kind, body in objects(text) if kind != "table"]
+    plain.sort(key=lambda item: (item[0], item[1].get("chain", ""), item[1].get("name", "")))  # type: ignore[index]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

@@ -139,8 +139,9 @@ def remove_tree(path: StrPath, *, wiped: bool = False) -> None:
                 for name in names:
                     if Path(folder, name).lstat().st_size and stat.S_ISREG(Path(folder, name).lstat().st_mode):
                         wipe(Path(folder, name))
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
+        while os.path.lexists(path):  # a file that its owner removes at the same moment ends rmtree half-way
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
 
 
 def remove_file(path: StrPath) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from meshagent.agent.capture import nft
 from meshagent.guard import processes
 from meshagent.guard.client import GuardClient, GuardRefusedError
 from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 from meshagent.lab.program import Program
 from meshagent.lab.waiting import wait_until
+from meshagent.model.posture import Posture
+from tests.agent.capture.builders import decided, declared
 from tests.guard.conftest import CLOSED, RULES, TABLE, UNOWNED, Guarded
 
 pytestmark = pytest.mark.root
@@ -174,6 +177,18 @@ def test_the_kernel_is_compared_with_what_should_be_there(guarded: Guarded) -> N
 
 
 # --- gates
+
+
+def test_rules_that_grew_step_by_step_are_as_those_made_at_once(guarded: Guarded) -> None:
+    steps = (
+        decided(Posture.OUTBOUND, "240.240.0.7:6379"),
+        decided(Posture.PERMISSIVE, "240.240.0.7:6379", services=(declared("web", 80, 8080),)),
+        decided(Posture.PERMISSIVE, "240.240.0.7:6379", capture_dns=True),
+        decided(Posture.OUTBOUND, "240.240.0.7:6379", capture_dns=True),
+    )
+    for intent in (*steps, *reversed(steps)):
+        guarded.client.apply(nft.render(intent))
+        assert guarded.client.verify() == "equal", intent
 
 
 def test_a_dying_proxy_opens_the_gate_within_100_ms(guarded: Guarded) -> None:

@@ -44,3 +44,10 @@ def test_the_order_of_elements_and_the_name_of_the_table_make_no_difference() ->
 
     assert readback.digest(of("one", 80, 81)) == readback.digest(of("other", 81, 80))
     assert readback.digest(of("one", 80)) != readback.digest(of("one", 81))
+
+
+def test_the_order_in_which_sets_and_chains_were_made_means_nothing_that_of_rules_does() -> None:
+    chains: list[dict[str, object]] = [{"chain": {"name": name}} for name in ("a", "b")]
+    rules: list[dict[str, object]] = [{"rule": {"chain": "a", "expr": [{"port": port}]}} for port in (80, 81)]
+    assert readback.digest(listing(*chains, *rules)) == readback.digest(listing(*reversed(chains), *rules))
+    assert readback.digest(listing(*chains, *rules)) != readback.digest(listing(*chains, *reversed(rules)))

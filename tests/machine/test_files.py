@@ -112,3 +112,18 @@ def test_full_and_read_only_disks_are_named_and_leave_the_old_file(lab: Lab) -> 
     read_only = small.python(code, "/run/disk/state", "1", *remount).splitlines()
     assert read_only[0].startswith("disk-read-only /run/disk is mounted read-only")
     assert read_only[1] == "old"
+
+
+def test_a_tree_is_removed_whole_while_somebody_removes_files_of_it_too(tmp_path: Path) -> None:
+    """A guard that ends removes its socket just when ``leave`` removes the directory."""
+    for number in range(5):
+        tree = tmp_path / str(number)
+        tree.mkdir()
+        names = [tree / str(name) for name in range(400)]
+        for name in names:
+            name.touch()
+        other = threading.Thread(target=lambda files=names: [file.unlink(missing_ok=True) for file in files])
+        other.start()
+        files.remove_tree(tree)
+        other.join()
+        assert not tree.exists()
