@@ -26,8 +26,8 @@ def digest(text: str) -> str:
     (nft prints it in its own words). Sets and chains come in the order in which they were made, which means nothing;
     rules of one chain keep theirs.
     """
-    plain = [[kind, _comparable(body)] for kind, body in objects(text) if kind != "table"]
-    plain.sort(key=lambda item: (item[0], item[1].get("chain", ""), item[1].get("name", "")))  # type: ignore[index]
+    plain = [(kind, _comparable(body)) for kind, body in objects(text) if kind != "table"]
+    plain.sort(key=lambda item: (item[0], item[1].get("chain", ""), item[1].get("name", "")))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
