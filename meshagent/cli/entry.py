@@ -10,9 +10,16 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"meshagent {__version__}")
         sys.exit(0)
-    from meshagent.cli.main import run
-
+    try:
+        from meshagent.cli.main import run
+    except KeyboardInterrupt:  # Ctrl-C while 0.2 s of modules load: what run() would say and return
+        sys.exit(_interrupted())
     sys.exit(run(sys.argv[1:]))
+
+
+def _interrupted() -> int:
+    print("meshagent: interrupted", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

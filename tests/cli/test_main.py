@@ -230,6 +230,19 @@ def test_ctrl_c_is_exit_130_in_both_outputs(root: Path) -> None:
         )
 
 
+def test_ctrl_c_while_it_still_loads_is_exit_130_too() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'meshagent.cli.main': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from meshagent.cli import entry; entry.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "plan"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "meshagent: interrupted\n")
+
+
 def _until_it_reads_stdin(pid: int) -> None:
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}/syscall").read_text().split()[:2] != ["0", "0x0"]:  # read(0, …)

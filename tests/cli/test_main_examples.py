@@ -1,9 +1,11 @@
 """Every command's help ends with an example, and every example does what it shows on lab hosts, in a useful order."""
 
+import re
 import shlex
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import pytest
@@ -74,8 +76,15 @@ class Running:
 
     def interrupt(self, what: object, expected: tuple[int, ...]) -> None:
         wait_until(what, timeout=30)  # type: ignore[arg-type]
+        wait_until(lambda: _hears(self.program.pid, signal.SIGINT), what="a program that hears Ctrl-C")  # type: ignore[attr-defined]
         self.program.send_signal(signal.SIGINT)  # type: ignore[attr-defined]
         assert self.program.wait() in expected  # type: ignore[attr-defined]
+
+
+def _hears(pid: int, number: signal.Signals) -> bool:
+    """Whether the program has a handler of its own for the signal (proc(5), SigCgt)."""
+    found = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(found and int(found[1], 16) >> (number - 1) & 1)
 
 
 @pytest.mark.root

@@ -25,7 +25,10 @@ SERVICES = [
 ]
 
 
-@pytest.fixture(scope="module", params=[(4,), (6,)], ids=["ipv4", "ipv6"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param((4,), id="ipv4"), pytest.param((6,), id="ipv6", marks=pytest.mark.long)],
+)
 def mesh(request: pytest.FixtureRequest, envoy: Path) -> Iterator[Mesh]:
     """``web`` and ``other`` call the services of ``db``, which name only ``web``."""
     with open_mesh(request.param) as opened:
