@@ -4,7 +4,6 @@ The points are those of a real run on this very host (``crashing``): `make test`
 """
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,20 +58,28 @@ def world(envoy: Path) -> Iterator[World]:
         yield World(lab)
 
 
-def points(events: list[str]) -> list[int]:
-    """All of them in the long suite, else first, last and some between."""
+EVERYWHERE = pytest.mark.parametrize(
+    "everywhere", [pytest.param(False, id="somewhere"), pytest.param(True, id="everywhere", marks=pytest.mark.long)]
+)
+
+
+def points(events: list[str], everywhere: bool) -> list[int]:
+    """All of them, else first, last and some between."""
     total = len(events)
-    if os.environ.get("MESHAGENT_TEST_LONG"):
+    if everywhere:
         return list(range(1, total + 1))
     return sorted({1, total, *(1 + i * total // SAMPLE for i in range(SAMPLE))})
 
 
-def test_enroll_killed_at_any_change_is_finished_by_running_it_again_or_undone_by_leave(world: World) -> None:
+@EVERYWHERE
+def test_enroll_killed_at_any_change_is_finished_by_running_it_again_or_undone_by_leave(
+    world: World, everywhere: bool
+) -> None:
     events = world.killed(0, *world.enrol)
     assert len(events) > 10, events
     run(world.host, "leave")
     world.given_back()
-    for turn, number in enumerate(points(events)):
+    for turn, number in enumerate(points(events, everywhere)):
         world.killed(number, *world.enrol)
         if turn % 2 == 0:
             run(world.host, *world.enrol)
@@ -81,12 +88,13 @@ def test_enroll_killed_at_any_change_is_finished_by_running_it_again_or_undone_b
         world.given_back()
 
 
-def test_leave_killed_at_any_change_is_finished_by_running_it_again(world: World) -> None:
+@EVERYWHERE
+def test_leave_killed_at_any_change_is_finished_by_running_it_again(world: World, everywhere: bool) -> None:
     run(world.host, *world.enrol)
     events = world.killed(0, "leave", "--purge")
     assert len(events) > 10, events
     world.given_back()
-    for number in points(events):
+    for number in points(events, everywhere):
         run(world.host, *world.enrol)
         world.killed(number, "leave", "--purge")
         run(world.host, "leave", "--purge")

@@ -91,13 +91,17 @@ def test_garbage_on_every_socket_and_port_ends_nothing(mesh: Mesh) -> None:
             hub_run / "admin.sock",
         ):
             _throw(socket.AF_UNIX, str(path), garbage)
-        for host, port in ((mesh.hub, 15012), (mesh.db, 15008), (mesh.db, 15001), (mesh.db, 15053)):
-            _throw_inside(host, port, garbage)
+        for port in (15012, 15080):
+            _throw_inside(mesh.hub, port, garbage)
+        for port in (15008, 15001, 15020, 15053):
+            _throw_inside(mesh.db, port, garbage)
     wait_until(lambda: is_ready(mesh.db), timeout=10, what="db as before")
     after = mesh.db.meshagent_json("status")["proxy"]
     assert (after["pid"], after["restarts"]) == (before["pid"], before["restarts"])
     assert mesh.agent.alive
     assert mesh.hub.meshagent_json("hub", "hosts")["hosts"]
+    for host, port in ((mesh.hub, 15080), (mesh.db, 15020)):
+        assert host.run(["curl", "-fsS", f"http://127.0.0.1:{port}/healthz/live"]).stdout == "alive\n"
 
 
 def _throw(family: int, address: object, garbage: bytes) -> None:

@@ -1,7 +1,6 @@
 """A host is given back byte for byte, whatever of others is on it and whatever state ours is in when it leaves."""
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -183,14 +182,23 @@ def killed(host: Host, number: int) -> list[str]:
     return log.read_text().splitlines()
 
 
-@pytest.mark.parametrize("state", states((switched_off,), (captured, rolled_back)))
+@pytest.mark.parametrize(
+    ("state", "everywhere"),
+    [
+        pytest.param(switched_off, False, id="switched_off-somewhere"),
+        *(
+            pytest.param(state, True, id=f"{state.__name__}-everywhere", marks=pytest.mark.long)
+            for state in (switched_off, captured, rolled_back)
+        ),
+    ],
+)
 def test_leave_killed_at_any_change_in_any_state_is_finished_by_running_it_again(
-    mesh: Mesh, web: Host, state: State
+    mesh: Mesh, web: Host, state: State, everywhere: bool
 ) -> None:
     state(mesh, web)
     events = killed(web, 0)
     left(mesh, web)
-    points = range(1, len(events) + 1) if os.environ.get("MESHAGENT_TEST_LONG") else [len(events) // 3]
+    points = range(1, len(events) + 1) if everywhere else [len(events) // 3]
     for number in points:
         join(mesh, web)
         state(mesh, web)
