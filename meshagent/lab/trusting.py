@@ -29,6 +29,7 @@ def postgresql(host: Host, port: int = 5432, *, hba: Sequence[str] = (), listen:
     host.run([str(word) for word in made], user="postgres", timeout=120)
     (data / "pg_hba.conf").write_text("".join(f"{line}\n" for line in (*_LOOPBACK_TRUST, *hba)))
     argv = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-k", str(directory), "-F"]
+    argv += ["-c", "dynamic_shared_memory_type=mmap"]  # in its directory: a killed one leaves nothing in /dev/shm
     argv += ["-c", f"listen_addresses={listen}", "-c", "shared_buffers=4MB", "-c", "max_connections=20"]
     program = host.popen(argv, log=f"postgresql-{port}", user="postgres")
     ask = ["psql", "-h", str(directory), "-p", str(port), "-U", "postgres", "-Atc", "select 1"]
