@@ -51,7 +51,7 @@ def root_archive() -> Path:
         if not archive.exists():
             made = archive.with_suffix(".new.tar")
             argv = ["mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", "bookworm", str(made)]
-            process.run([*argv, "http://deb.debian.org/debian"], timeout=900)
+            process.run(argv, timeout=900)
             made.rename(archive)
     return archive
 

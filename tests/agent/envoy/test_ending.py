@@ -72,7 +72,7 @@ def test_an_idle_http2_connection_is_told_to_go_before_it_is_closed() -> None:
             listening = asyncio.create_task(frames(reader))
             record = Records(paths).load()
             assert record is not None
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.5)  # nothing to wait for: an idle connection hears nothing as long as nobody goes
             assert not listening.done()
             farewell.write(paths, record.base_id, record.epoch, go=True)
             assert GOAWAY in await asyncio.wait_for(listening, 30)

@@ -25,7 +25,7 @@ def test_a_changed_binary_is_told_about_not_taken_and_a_hot_restart_takes_it(
         side.settings = replace(side.settings, binary=str(installed))
         async with side.running():
             first = await side.ready()
-            await asyncio.sleep(1.2)  # a look passes
+            await asyncio.sleep(1.2)  # ten looks pass, and an unchanged binary is told about by none
             assert side.conditions.codes() == []
             shutil.copy(envoy, tmp_path / "new")
             (tmp_path / "new").rename(installed)

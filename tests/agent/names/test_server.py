@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import socket
 import subprocess
 import time
@@ -96,7 +95,7 @@ async def dig(*arguments: str) -> str:
     return output.decode()
 
 
-@pytest.mark.skipif(not shutil.which("dig"), reason="dig is not installed")
+@pytest.mark.root  # for dig: left out with a note where tools are missing, a failure in CI
 def test_dig_gets_mesh_names_over_udp_and_tcp() -> None:
     async def story() -> None:
         async with running("answer") as (world, _):

@@ -93,7 +93,7 @@ def test_a_hub_that_cancels_its_streams_does_not_end_the_session() -> None:
             await context.read()
             if opened == 1:
                 await context.abort(grpc.StatusCode.CANCELLED, "going down")
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
         async def judge(received: Received) -> dict[str, str]:
             return {}

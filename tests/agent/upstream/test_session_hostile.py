@@ -93,7 +93,7 @@ def test_an_attack_ends_the_stream_within_bounds_and_what_was_held_stays(
             await context.read()
             for message in makes():
                 await context.write(message)
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
         async def judge(received: Received) -> dict[str, str]:
             return await asyncio.Event().wait() or {}  # as with a proxy that never answers
@@ -123,7 +123,7 @@ def test_a_control_plane_that_mends_its_ways_is_taken_back_and_forgiven(monkeypa
             streams += 1
             await context.read()
             await context.write(response(LDS if streams == 1 else CDS, "n", b=3))
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
         async def judge(received: Received) -> dict[str, str]:
             return {}
