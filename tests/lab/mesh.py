@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from socket import socket
 from typing import Any
 
-from meshagent.lab import Host, Lab, Program, wait_until
+from meshagent.lab import Host, Lab, Program, recipes, wait_until
 from meshagent.lab.snapshot import Snapshot, diff
 from meshagent.model.errors import MeshagentError
 
@@ -276,3 +276,13 @@ def took(action: Callable[[], object]) -> float:
     began = time.monotonic()
     action()
     return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def open_web_and_cache() -> Iterator[Mesh]:
+    """The smallest mesh with a service, IPv4: ``web`` calls the Redis of ``cache``; both are ready."""
+    with open_mesh((4,)) as mesh:
+        web, cache = mesh.lab.host("web"), mesh.lab.host("cache")
+        recipes.redis(cache)
+        mesh.join_all((web, []), (cache, [("cache", 6379, "redis")]))
+        yield mesh

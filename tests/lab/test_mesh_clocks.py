@@ -5,19 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.lab import Host, recipes, wait_until
+from meshagent.lab import Host, wait_until
 from tests.lab.clocks import wrong_clock
-from tests.lab.mesh import Mesh, open_mesh, wait_hub
+from tests.lab.mesh import Mesh, open_web_and_cache, wait_hub
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("mesh-clocks")]
 
 
 @pytest.fixture(scope="module")
 def mesh(envoy: Path) -> Iterator[Mesh]:
-    with open_mesh((4,)) as opened:
-        web, cache = opened.lab.host("web"), opened.lab.host("cache")
-        recipes.redis(cache)
-        opened.join_all((web, []), (cache, [("cache", 6379, "redis")]))
+    with open_web_and_cache() as opened:
         yield opened
 
 

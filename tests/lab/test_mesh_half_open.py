@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.lab import recipes, wait_until
-from tests.lab.mesh import Mesh, open_mesh, took
+from meshagent.lab import wait_until
+from tests.lab.mesh import Mesh, open_web_and_cache, took
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
@@ -20,10 +20,7 @@ _DROP = """table inet lost {
 
 @pytest.fixture(scope="module")
 def mesh(envoy: Path) -> Iterator[Mesh]:
-    with open_mesh((4,)) as opened:
-        web, cache = opened.lab.host("web"), opened.lab.host("cache")
-        recipes.redis(cache)
-        opened.join_all((web, []), (cache, [("cache", 6379, "redis")]))
+    with open_web_and_cache() as opened:
         yield opened
 
 

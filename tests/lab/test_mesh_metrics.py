@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.lab import Host, recipes, wait_until
-from tests.lab.mesh import Mesh, open_mesh
+from meshagent.lab import Host, wait_until
+from tests.lab.mesh import Mesh, open_web_and_cache
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("mesh-metrics")]
 
@@ -16,10 +16,7 @@ TAKER = "import socket; s = socket.create_server(('127.0.0.1', 15020)); print('t
 
 @pytest.fixture(scope="module")
 def mesh(envoy: Path) -> Iterator[Mesh]:
-    with open_mesh((4,)) as opened:
-        web, cache = opened.lab.host("web"), opened.lab.host("cache")
-        recipes.redis(cache)
-        opened.join_all((web, []), (cache, [("cache", 6379, "redis")]))
+    with open_web_and_cache() as opened:
         yield opened
 
 
