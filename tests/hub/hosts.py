@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -182,13 +181,6 @@ async def running_hub(
         yield hub
     finally:
         await hub.stop()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def announced_service(name: str = "cache", port: int = 6379, **changes: Any) -> AnnouncedService:

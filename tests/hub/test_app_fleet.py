@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.eventually import eventually
 from tests.hub.fleets import Fleet, RealAgent, enrolled
-from tests.hub.hosts import free_port
+from tests.ports import free_port
 
 #: What the hub may compute for each agent that comes back. Seen: 7 ms with 50 services, 21 ms with 1,000 on two cores
 #: with fifteen busy processes, where the same code takes several times as long as alone.

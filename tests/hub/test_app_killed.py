@@ -13,7 +13,8 @@ from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from meshagent.transport import local
 from tests.fakes.eventually import eventually, eventually_async
-from tests.hub.hosts import Newcomer, RunningHub, free_port, running_hub
+from tests.hub.hosts import Newcomer, RunningHub, running_hub
+from tests.ports import free_port
 
 ENTRY = """
 apiVersion: networking.istio.io/v1

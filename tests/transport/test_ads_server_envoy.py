@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from meshagent.transport.ads_server import AdsServer, Ending
 from meshagent.transport.grpc_server import Call, add_methods, bind_unix, local_peer, new_server
 from meshagent.transport.unix import Access, remove
 from tests.fakes.envoy_resources import eds_cluster, endpoints, entry, tcp_listener
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 
@@ -119,11 +119,6 @@ def port_of(port: int) -> Callable[[], Awaitable[bool]]:
         return True
 
     return answers
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def snapshot(port: int, target: int, connect_seconds: int = 1, **extra: Any) -> Snapshot:

@@ -19,6 +19,7 @@ from meshagent.transport.grpc_server import Call, Unary, local_peer
 from meshagent.transport.listener import TlsFront, server_context
 from meshagent.transport.methods import CREATE_CERTIFICATE
 from tests.fakes.authority import DAY, Authority
+from tests.ports import free_port
 from tests.transport.mesh import Hub, hub
 
 
@@ -227,9 +228,7 @@ def test_a_front_whose_server_is_gone_closes_the_client() -> None:
         authority = Authority()
         chain_pem, key_pem = authority.hub()
         context = server_context(chain_pem=chain_pem, key_pem=key_pem, roots_pem=authority.root_pem)
-        with socket.create_server(("127.0.0.1", 0)) as nobody:
-            port = nobody.getsockname()[1]
-        front = TlsFront([HostPort("127.0.0.1", 0)], lambda: context, port)
+        front = TlsFront([HostPort("127.0.0.1", 0)], lambda: context, free_port())
         await front.start()
         channel = hub_channel(front.addresses[0], roots_pem=authority.root_pem, server_name="hub.mesh.internal")
         with pytest.raises(grpc.aio.AioRpcError):

@@ -100,12 +100,11 @@ class NamesServer:
                 return
             raise _port_taken(host, self._port, error) from None
         self._sockets.append(udp)
-        port = udp.getsockname()[1]  # with port 0 (tests) TCP takes the number that UDP got
         try:
-            tcp = _bound(host, port, socket.SOCK_STREAM)
+            tcp = _bound(host, self._port, socket.SOCK_STREAM)
             self._servers.append(await asyncio.start_server(self._tcp.serve, sock=tcp))
         except OSError as error:
-            raise _port_taken(host, port, error) from None
+            raise _port_taken(host, self._port, error) from None
         asyncio.get_running_loop().add_reader(udp.fileno(), self._readable, udp)
 
     async def close(self) -> None:

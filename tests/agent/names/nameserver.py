@@ -12,6 +12,8 @@ import dns.query
 import dns.rcode
 import dns.rrset
 
+from tests.ports import free_port
+
 BIG = 200  # addresses of big.example: 3.2 KB
 
 
@@ -99,9 +101,7 @@ class Nameserver:
 @contextlib.contextmanager
 def nameservers(*manners: str) -> Iterator[list[Nameserver]]:
     """Servers on 127.0.0.11, .12 … that share one free port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     servers = [Nameserver(f"127.0.0.{11 + i}", port, manner, f"192.0.2.{1 + i}") for i, manner in enumerate(manners)]
     try:
         yield servers

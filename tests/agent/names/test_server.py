@@ -25,6 +25,7 @@ from tests.agent.names import nameserver
 from tests.agent.names.nameserver import nameservers
 from tests.agent.names.test_answer import INDEX
 from tests.agent.recorder import Recorder
+from tests.ports import free_port
 
 
 class World:
@@ -39,7 +40,7 @@ class World:
             self.index,
             self.plan,
             self.conditions,
-            port=0,
+            port=free_port(),
             mark=None,
             upstream_port=servers[0].port if servers else 53,
             hosts=("127.0.0.1",),
@@ -57,20 +58,11 @@ class World:
         return await how(query, "127.0.0.1", port=self.port, timeout=timeout)
 
 
-async def start_on_free_port(server: NamesServer) -> None:
-    """The kernel picks a port that is free for UDP; for TCP somebody may have it."""
-    for _ in range(20):
-        with contextlib.suppress(MeshagentError):
-            await server.start()
-            return
-    await server.start()
-
-
 @contextlib.asynccontextmanager
 async def running(*manners: str, rotate: bool = False) -> AsyncIterator[tuple[World, list[nameserver.Nameserver]]]:
     with nameservers(*manners) as servers:
         world = World(servers, rotate)
-        await start_on_free_port(world.server)
+        await world.server.start()
         try:
             yield world, servers
         finally:
@@ -243,10 +235,7 @@ def test_a_tcp_client_goes_on_after_its_nameserver_fell_silent() -> None:
 
 def test_a_nameserver_on_ipv6_is_asked_too() -> None:
     async def story() -> None:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-            port = probe.getsockname()[1]
-        server = nameserver.Nameserver("::1", port)
+        server = nameserver.Nameserver("::1", free_port())
         world = World([server])
         await world.server.start()
         assert told(await world.ask("www.example")) == ["192.0.2.1"]
@@ -339,8 +328,8 @@ def test_names_are_served_on_both_families_of_loopback() -> None:
 def test_a_taken_port_says_how_to_find_who_holds_it() -> None:
     async def story() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+            port = free_port()
+            taken.bind(("127.0.0.1", port))
             server = NamesServer(Latest(INDEX), Latest(DnsPlan(DnsMode.OFF)), Recorder(), port=port, mark=None)
             with pytest.raises(MeshagentError) as raised:
                 await server.start()

@@ -12,6 +12,7 @@ import pytest
 from meshagent.agent.services.check import run_check
 from meshagent.model.marks import AGENT_MARK
 from meshagent.model.service import Check
+from tests.ports import free_port
 
 LOOPBACK = ip_address("127.0.0.1")
 
@@ -57,10 +58,8 @@ def test_ipv6_is_checked_too() -> None:
 
 @pytest.mark.parametrize("kind", ["tcp", "http"])
 def test_a_closed_port_says_so(kind: str) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-        assert check(port, Check(kind)) == f"nothing listens on 127.0.0.1:{port}"
+    port = free_port()
+    assert check(port, Check(kind)) == f"nothing listens on 127.0.0.1:{port}"
 
 
 def test_a_process_that_accepts_and_says_nothing_fails_in_time() -> None:
