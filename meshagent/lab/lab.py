@@ -22,6 +22,7 @@ from typing import IO
 
 from meshagent.lab import netns
 from meshagent.lab.host import Host
+from meshagent.lab.leftovers import remove_segments
 from meshagent.lab.program import Program
 from meshagent.lab.reaper import Reaper, adopt_orphans
 from meshagent.lab.resolver_host import Resolver
@@ -303,6 +304,8 @@ def _remove(directory: Path) -> None:
 
     A program that outlived its starter for a moment may still write; then it takes another round.
     """
+    with suppress(FileNotFoundError):  # closed twice, or by the run that made it
+        remove_segments(directory)
     for _ in range(_ROUNDS):
         if not directory.exists():
             return

@@ -1,6 +1,7 @@
 """Lab hosts: separate machines as far as a program can see, and gone without a trace."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,8 +13,14 @@ import pytest
 from meshagent.lab import Lab, netns, sweep, wait_until
 from meshagent.lab.snapshot import diff
 from meshagent.machine import process
+from meshagent.machine.segments import segment
+from meshagent.machine.state import write_state
+from meshagent.model.paths import Paths
 
 pytestmark = pytest.mark.root
+
+#: No proxy of ours ever takes these (agent.envoy.record.BASE_IDS).
+UNUSED = range(1_000, 1_000_000)
 
 
 def test_hosts_reach_each_other_by_name_over_both_families(lab: Lab) -> None:
@@ -113,12 +120,12 @@ def test_orphans_of_a_host_are_buried(lab: Lab) -> None:
 _KILLED = """
 import sys, time
 from meshagent.lab import Lab
-lab = Lab().__enter__()
-lab.host("web").popen(["sleep", "1000"])
-if "keep" in sys.argv:
-    lab.keep()
-print(lab.name, flush=True)
-time.sleep(1000)
+with Lab() as lab:
+    lab.host("web").popen(["sleep", "1000"])
+    if "keep" in sys.argv:
+        lab.keep()
+    print(lab.name, flush=True)
+    time.sleep(1000)
 """
 
 
@@ -135,6 +142,33 @@ def test_the_next_run_removes_what_a_killed_one_left_but_not_what_was_kept(kept:
         assert Path("/run", name).exists()
         assert name in sweep(kept=True)
     assert not Path("/run", name).exists()
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ended", "killed"])
+def test_the_shared_memory_of_its_proxies_ends_with_the_lab_and_nobody_elses(ends: bool) -> None:
+    """A root's own number, those of two epochs that ran with others, and never that of a root it is a copy of."""
+    numbers = dict(zip(("own", "running", "older", "stranger", "original"), random.sample(UNUSED, 5), strict=True))
+    for number in numbers.values():
+        segment(number).touch()
+    try:
+        with subprocess.Popen([sys.executable, "-c", _KILLED], stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout is not None
+            name = run.stdout.readline().strip()
+            web, copy = Paths(Path("/run", name, "web")), Paths(Path("/run", name, "copy"))
+            for paths in (web, copy):
+                paths.state.mkdir(parents=True)
+                paths.run.mkdir(parents=True)
+            write_state(web.state / "proxy.json", {"base_id": numbers["own"], "root": str(web.root)})
+            epochs = {"base_id": numbers["running"], "parent": {"base_id": numbers["older"]}}
+            write_state(web.run / "proxy.json", epochs)
+            write_state(copy.state / "proxy.json", {"base_id": numbers["original"], "root": "/elsewhere"})
+            write_state(copy.run / "proxy.json", {"base_id": numbers["original"]})
+            run.send_signal(signal.SIGINT if ends else signal.SIGKILL)
+        sweep()
+        assert {name for name, number in numbers.items() if segment(number).exists()} == {"stranger", "original"}
+    finally:
+        for number in numbers.values():
+            segment(number).unlink(missing_ok=True)
 
 
 _INTERRUPTED = """

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshagent.lab import recipes, wait_until
+from meshagent.machine.segments import segment
 from tests.lab.mesh import Mesh, open_mesh
 
 pytestmark = pytest.mark.root
@@ -29,6 +30,9 @@ def test_a_killed_proxy_is_replaced_at_once_and_counted(envoy: Path) -> None:
         assert now["proxy"]["restarts"] == 1
         wait_until(lambda: mesh.status(web)["capture"]["bypassed_since"] is None, 4)
         assert mesh.conditions(web) == []
+        memory = segment(mesh.proxy_record(web)["data"]["base_id"])
+        assert memory.exists()
+    assert not memory.exists(), "nobody left the mesh, but the lab is over"
 
 
 def speaks(mesh: Mesh, address: str) -> bool:

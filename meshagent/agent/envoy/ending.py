@@ -13,8 +13,9 @@ from pathlib import Path
 
 from meshagent.agent.envoy import farewell, handover
 from meshagent.agent.envoy.admin import Admin, AdminError
-from meshagent.agent.envoy.record import Record, Records, segment
+from meshagent.agent.envoy.record import Record, Records
 from meshagent.machine import files, services, sockets
+from meshagent.machine.segments import segment
 from meshagent.machine.services import Handle
 from meshagent.machine.sockets import Connection
 from meshagent.model.errors import MeshagentError

@@ -16,9 +16,10 @@ from meshagent.agent.envoy import binary, farewell
 from meshagent.agent.envoy.binary import Binary
 from meshagent.agent.envoy.bootstrap import ProxyNode, Sockets, render
 from meshagent.agent.envoy.heap import heap_limit
-from meshagent.agent.envoy.record import Older, segment
+from meshagent.agent.envoy.record import Older
 from meshagent.config.settings import ProxyConfig
 from meshagent.machine import files, memory, services
+from meshagent.machine.segments import segment
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 

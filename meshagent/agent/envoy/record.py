@@ -7,18 +7,16 @@ says whom the agent adopts and ends.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from meshagent.machine import files, state
+from meshagent.machine.segments import segment
 from meshagent.machine.services import Handle
 from meshagent.model.paths import Paths
 
 #: Envoy multiplies it by ten into a signed 32-bit number and writes what overflows as 18446744072698330670 into the
 #: names of its sockets (1.40.0); 0 is what a stock Envoy on this machine uses.
 BASE_IDS = range(1_000_000, 200_000_000)
-
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not a temporary file: where Envoy's shm_open puts its segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +112,6 @@ class Records:
         if isinstance(data.get("base_id"), int) and data.get("root") == self._root:
             files.remove_file(segment(data["base_id"]))
         files.remove_file(self._numbers)
-
-
-def segment(base_id: int) -> Path:
-    """Envoy's shared-memory file of that number."""
-    return SHARED_MEMORY / f"envoy_shared_memory_{base_id * 10}"
 
 
 def _record(data: dict[str, Any]) -> Record | None:

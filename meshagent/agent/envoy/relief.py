@@ -15,9 +15,10 @@ import structlog
 from meshagent.agent.envoy import farewell, handover
 from meshagent.agent.envoy.ending import admin_socket, in_use
 from meshagent.agent.envoy.launch import PARENT_SECONDS
-from meshagent.agent.envoy.record import Older, Records, segment
+from meshagent.agent.envoy.record import Older, Records
 from meshagent.agent.envoy.state import Parent
 from meshagent.machine import files, services, sockets
+from meshagent.machine.segments import segment
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.agent.envoy.record import Record, Records, segment
+from meshagent.agent.envoy.record import Record, Records
 from meshagent.machine import process, services
+from meshagent.machine.segments import segment
 from meshagent.model.paths import Paths
 from tests.agent.envoy.side import own_root
 from tests.agent.envoy.test_looking import side_of

@@ -9,8 +9,8 @@ import pytest
 from meshagent.agent.envoy import binary
 from meshagent.agent.envoy.bootstrap import ProxyNode
 from meshagent.agent.envoy.launch import MAX_LOG, Launcher
-from meshagent.agent.envoy.record import segment
 from meshagent.machine import services
+from meshagent.machine.segments import segment
 from tests.agent.envoy.side import USER, own_root
 
 

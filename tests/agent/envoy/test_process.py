@@ -13,8 +13,9 @@ import pytest
 
 from meshagent.agent.envoy.complaints import NOT_RUNNING
 from meshagent.agent.envoy.ending import end
-from meshagent.agent.envoy.record import Records, segment
+from meshagent.agent.envoy.record import Records
 from meshagent.machine import process, services
+from meshagent.machine.segments import segment
 from meshagent.model.paths import Paths
 from meshagent.protocol.entry import Snapshot
 from meshagent.protocol.types import CDS, EDS, LDS

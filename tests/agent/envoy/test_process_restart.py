@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from meshagent.agent.envoy.launch import PARENT_SECONDS
-from meshagent.agent.envoy.record import Records, segment
+from meshagent.agent.envoy.record import Records
 from meshagent.machine import process
+from meshagent.machine.segments import segment
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from tests.agent.envoy.side import Side, own_root

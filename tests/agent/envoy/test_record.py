@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from meshagent.agent.envoy import record
-from meshagent.agent.envoy.record import Record, Records, segment
+from meshagent.agent.envoy.record import Record, Records
+from meshagent.machine import segments
+from meshagent.machine.segments import segment
 from meshagent.machine.services import Handle
 from meshagent.model.paths import Paths
 
@@ -43,7 +45,7 @@ def test_a_root_keeps_its_number_for_good_and_a_copied_root_gets_its_own(paths: 
 def test_a_number_whose_segment_exists_is_not_taken(
     paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(segments, "SHARED_MEMORY", tmp_path)
     segment(record.BASE_IDS[1]).touch()
     picks = iter([1, 1, 2])
     assert Records(paths).base_id(lambda numbers: numbers[next(picks)]) == record.BASE_IDS[2]
@@ -52,7 +54,7 @@ def test_a_number_whose_segment_exists_is_not_taken(
 def test_leaving_removes_the_segment_and_the_number(
     paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(segments, "SHARED_MEMORY", tmp_path)
     number = Records(paths).base_id()
     segment(number).touch()
     Records(paths).forget_base_id()
