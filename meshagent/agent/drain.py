@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from meshagent.agent.envoy import ending
 from meshagent.agent.envoy.record import Records
@@ -12,30 +13,53 @@ from meshagent.machine.sockets import Connection
 from meshagent.model.paths import Paths
 from meshagent.model.ports import HBONE, OUTBOUND
 
+#: While nothing changes, how many seconds pass between two words to whoever waits.
+_SAY_AGAIN = 5.0
+#: Who waits longer than this waits for the end of the last connection, whenever that is.
+_LONG = 86400.0
 
-async def end_proxy(paths: Paths, grace: float, progress: Callable[[str], None]) -> tuple[bool, list[str]]:
-    """End the proxy after at most ``grace`` seconds: (one was running, what was closed that didn't end by itself).
 
-    ``progress`` hears how many connections are still in use.
-    """
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How a drain went. ``ran``: there was a proxy; ``seconds``: what it took, with the end of the proxy;
+    ``connections``: in use when it began; ``closed``: a line for each program or peer that was cut."""
+
+    ran: bool
+    seconds: float
+    connections: int
+    closed: list[str]
+
+
+async def end_proxy(paths: Paths, grace: float, progress: Callable[[str], None]) -> Drained:
+    """End the proxy after at most ``grace`` seconds; ``progress`` hears how many connections are still in use."""
     record = Records(paths).load()
-    pids = [handle.pid for handle in record.handles()] if record is not None else []
-    held: list[str] = []
-    last = -1
-
-    def watch(found: tuple[Connection, ...], left: float) -> None:
-        nonlocal held, last
-        count = sum(ending.in_use(found, pid) for pid in pids)
-        held = [line for pid in pids for line in describe(found, pid)] if count else []
-        if count and count != last:
-            progress(f"{count} connections through the proxy are in use; they have {left:.0f} s to finish")
-        last = count
-
-    if pids:
+    watch = _Watch([handle.pid for handle in record.handles()] if record is not None else [], progress)
+    if watch.pids:
         watch(await asyncio.to_thread(sockets.connections), grace)
-    began = time.monotonic()
-    was_running = await ending.end(paths, grace=grace, watch=watch)
-    return was_running, held if was_running and time.monotonic() - began >= grace else []
+    connections, began = watch.count, time.monotonic()
+    ran = await ending.end(paths, grace=grace, watch=watch)
+    took = time.monotonic() - began
+    return Drained(ran, took, connections, watch.held if ran and took >= grace else [])
+
+
+class _Watch:
+    """Hears of the connections once a second and passes on what is news: a change, or that it goes on."""
+
+    def __init__(self, pids: Sequence[int], progress: Callable[[str], None]) -> None:
+        self.pids, self._progress = pids, progress
+        self.count = 0
+        self.held: list[str] = []
+        self._said_at = 0.0
+
+    def __call__(self, found: tuple[Connection, ...], left: float) -> None:
+        before, now = self.count, time.monotonic()
+        self.count = sum(ending.in_use(found, pid) for pid in self.pids)
+        self.held = [line for pid in self.pids for line in describe(found, pid)] if self.count else []
+        if self.count and (self.count != before or now - self._said_at >= _SAY_AGAIN):
+            self._said_at = now
+            many = "1 connection" if self.count == 1 else f"{self.count} connections"
+            limit = "until the last one ends" if left > _LONG else f"for at most {left:.0f} s more"
+            self._progress(f"{many} through the proxy in use; waiting {limit}")
 
 
 def describe(found: Sequence[Connection], proxy: int) -> list[str]:

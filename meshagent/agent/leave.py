@@ -7,6 +7,7 @@ of the files. Each step looks at what is there, so an interrupted leave is finis
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from meshagent.agent import footprint as footprints
 from meshagent.agent.capture.usable import usable_backends
-from meshagent.agent.drain import end_proxy
+from meshagent.agent.drain import Drained, end_proxy
 from meshagent.agent.envoy.ending import fail_readiness
 from meshagent.agent.farewell import stop_agent, tell_hub
 from meshagent.agent.footprint import PROXY_USER, Footprint
@@ -39,19 +40,25 @@ class Report:
 
     removed: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    drain: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
 
 async def leave_mesh(
     paths: Paths, *, drain: int | None, purge: bool, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Leave; ``drain`` in seconds, None waits for the last connection. A host that never enrolled is left alone."""
+    """Leave; ``drain`` in seconds, None waits for the last connection. A host that never enrolled is left alone.
+
+    Everything but the drain has bounds of its own: an agent, a guard, a proxy or a hub that hangs costs
+    ``STOP_PATIENCE``, ``START_PATIENCE``, some seconds, ``TELL_PATIENCE``; together about a minute.
+    """
     require_root("leaving")
+    began = time.monotonic()
     keystore = Keystore(paths.state)
     footprint = footprints.load(paths)
     if not keystore.enrolled and footprint is None:
         footprints.forget_torn_start(paths)
-        return {"was_enrolled": False, "removed": [], "closed": [], "warnings": []}
+        return {"was_enrolled": False, "seconds": _since(began), **vars(Report())}
     report = Report()
     if footprint is not None:
         await asyncio.to_thread(_require_way_to_the_kernel, paths)
@@ -63,13 +70,24 @@ async def leave_mesh(
         progress("capturing nothing new")
         await asyncio.to_thread(stop_capturing, guard, footprint.uid)
     progress("letting connections through the proxy finish")
-    was_running, report.closed = await end_proxy(paths, WAIT_SECONDS if drain is None else drain, progress)
-    if was_running:
+    drained = await end_proxy(paths, WAIT_SECONDS if drain is None else drain, progress)
+    report.closed = drained.closed
+    if drained.ran:
         report.removed.append("proxy")
+        report.drain = _told(drained, drain)
     if guard is not None:
         await asyncio.to_thread(_give_back_network, guard, paths, report)
     await asyncio.to_thread(_give_back_files, paths, keystore, footprint, purge, report)
-    return {"was_enrolled": True, **vars(report)}
+    return {"was_enrolled": True, "seconds": _since(began), **vars(report)}
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 1)
+
+
+def _told(drained: Drained, limit: int | None) -> dict[str, Any]:
+    """``limit`` as it was asked for: None waits without one."""
+    return {"limit": limit, "seconds": round(drained.seconds, 1), "connections": drained.connections}
 
 
 def _require_way_to_the_kernel(paths: Paths) -> None:

@@ -136,11 +136,19 @@ def leave(drain: int, wait: bool, purge: bool, accept: tuple[str, ...]) -> None:
     if not answer["was_enrolled"]:
         click.echo("this host is not in a mesh; nothing to do")
         return
-    click.echo(f"left the mesh; removed: {', '.join(answer['removed']) or 'nothing'}")
+    click.echo(f"left the mesh in {answer['seconds']:g} s; removed: {', '.join(answer['removed']) or 'nothing'}")
+    if answer["drain"] and answer["drain"]["connections"]:
+        click.echo(_drained(answer["drain"], cut=bool(answer["closed"])))
     for line in answer["closed"]:
         click.echo(f"closed after the drain: {line}")
     for line in answer["warnings"]:
         click.echo(f"warning: {line}", err=True)
+
+
+def _drained(drain: dict[str, Any], *, cut: bool) -> str:
+    """What became of the connections that were in use."""
+    ended = "they did not all end by themselves" if cut else "all ended by themselves"
+    return f"drained for {drain['seconds']:g} s: connections in use: {drain['connections']}, {ended}"
 
 
 def _users(accept: Collection[str]) -> tuple[str, ...]:
@@ -148,7 +156,8 @@ def _users(accept: Collection[str]) -> tuple[str, ...]:
     from meshagent.agent.judge.risks import require_accepted
     from meshagent.agent.using import mesh_users
 
-    lines, risks = mesh_users(_ask("plan.facts"), _ask("peers"))
+    facts = _ask("plan.facts")
+    lines, risks = mesh_users(facts, _ask("peers") if facts else {})  # who hangs is asked once
     require_accepted(risks, accept)
     return lines
 

@@ -1,6 +1,8 @@
 """Leaving in any condition: whatever died before, the host is as it was, and leave says what is left to do."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ from tests.lab.mesh import Mesh, open_mesh, took
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("leave")]
 
+#: What comes behind is run on a terminal: progress is for people.
+TERMINAL = (sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)")
 IN_USE = ("--accept", "mesh-in-use")
 MESH_NAME = "cache.default.mesh.internal"
 
@@ -123,7 +127,7 @@ def test_with_the_hub_away_leave_names_the_command_that_is_left_to_do_and_it_wor
 def test_with_wait_leave_ends_when_the_last_connection_through_the_proxy_ended_by_itself(mesh: Mesh, web: Host) -> None:
     cache = mesh.members["cache"]
     with mesh.busy(web, "cache") as busy:
-        leaving = web.popen(web.meshagent_argv("leave", "--wait", "--purge", *IN_USE), log="leaving")
+        leaving = web.popen([*TERMINAL, *web.meshagent_argv("leave", "--wait", "--purge", *IN_USE)], log="leaving")
         assert mesh.agents["web"].wait(10) == 0
         busy.goes_on(150)
         with web.connect(cache.address, 6379) as direct:  # new ones go past the proxy
@@ -134,10 +138,24 @@ def test_with_wait_leave_ends_when_the_last_connection_through_the_proxy_ended_b
         assert busy.slowest < 0.5
     assert took(lambda: leaving.wait(10)) < 5
     assert leaving.wait() == 0
-    assert "left the mesh" in leaving.text()
+    assert "1 connection through the proxy in use; waiting until the last one ends" in leaving.text()
+    assert "left the mesh in " in leaving.text()
+    assert "connections in use: 1, all ended by themselves" in leaving.text()
     assert "closed after the drain" not in leaving.text()
     given_back(mesh, web)
     assert known(mesh) == ["cache"]
+
+
+def test_a_proxy_that_hangs_holds_nobody_up_beyond_the_drain_and_what_it_held_is_named(mesh: Mesh, web: Host) -> None:
+    with web.connect(mesh.resolve(web, MESH_NAME)[0], 6379) as held:
+        held.sendall(b"PING\r\n")
+        assert held.recv(100) == b"+PONG\r\n"
+        os.kill(mesh.proxy_record(web)["data"]["handle"]["pid"], signal.SIGSTOP)
+        answer = web.meshagent_json("leave", "--drain", "2", "--purge", *IN_USE)
+    assert answer["closed"] == [f"1 connection of a program at {web.address}"]
+    assert (answer["drain"]["limit"], answer["drain"]["connections"]) == (2, 1)
+    assert 2 <= answer["drain"]["seconds"] <= answer["seconds"] < 60
+    given_back(mesh, web)
 
 
 CLAIM = """
@@ -200,7 +218,8 @@ def test_a_dead_literal_in_use_is_a_reason_to_stay_and_one_whose_machine_lives_i
 def test_leaving_twice_in_a_row_finds_nothing_to_do_the_second_time(mesh: Mesh, web: Host) -> None:
     assert web.meshagent_json("leave", "--drain", "1", "--purge")["was_enrolled"]
     again = web.meshagent_json("leave", "--drain", "1", "--purge")
-    assert again == {"was_enrolled": False, "removed": [], "closed": [], "warnings": []}
+    assert again.pop("seconds") < 10
+    assert again == {"was_enrolled": False, "removed": [], "closed": [], "drain": None, "warnings": []}
     given_back(mesh, web)
 
 

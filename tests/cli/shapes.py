@@ -115,7 +115,14 @@ PEERS = {
         }
     ]
 }
-LEAVE = {"was_enrolled": FLAG, "removed": [TEXT], "closed": [TEXT], "warnings": [TEXT]}
+LEAVE = {
+    "was_enrolled": FLAG,
+    "seconds": NUMBER,
+    "removed": [TEXT],
+    "closed": [TEXT],
+    "drain": ({"limit": (int, NONE), "seconds": NUMBER, "connections": int}, NONE),
+    "warnings": [TEXT],
+}
 POSTURE = {"posture": TEXT, "confirm_until": (Time, NONE), "suspended": FLAG}
 CONFIRM = {"confirmed": FLAG}
 SERVICE_LIST = {

@@ -28,6 +28,10 @@ _LOOK = 0.1
 _COUNT = 1.0
 #: How long a proxy that hangs may hold up who only wants to say that it isn't ready any more.
 _READINESS_PATIENCE = 1.0
+#: A proxy that can't be told to drain (it hangs) and has served nobody for so long is not waited for.
+_SILENT_AND_UNUSED = 3.0
+#: A drained proxy ends within 0.1 s; one that hangs is killed after this.
+_END_PATIENCE = 3.0
 
 #: Hears, about once a second, the connections of this network and how many seconds are left.
 Watcher = Callable[[tuple[Connection, ...], float], None]
@@ -55,7 +59,7 @@ async def end(paths: Paths, *, grace: float = 5.0, watch: Watcher | None = None)
         await _drain(paths, record, running, grace, watch)
         # What is open now is cut either way; a young epoch that is asked to end first asks the one before for numbers.
         number = signal.SIGKILL if len(running) > 1 else signal.SIGTERM
-        await asyncio.gather(*(services.stop_async(handle, number=number) for handle in running))
+        await asyncio.gather(*(services.stop_async(handle, timeout=_END_PATIENCE, number=number) for handle in running))
     for base_id in record.base_ids() if record is not None else ():
         files.remove_file(segment(base_id))
     records.clear()
@@ -76,7 +80,7 @@ async def _drain(paths: Paths, record: Record, running: list[Handle], grace: flo
     if grace <= 0:
         return
     admin = Admin(admin_socket(paths, record.epoch))
-    began, told, counted = time.monotonic(), False, 0.0
+    began, told, counted, used = time.monotonic(), False, 0.0, time.monotonic()
     _let_idle_ones_go(paths, record)
     while (left := grace - (time.monotonic() - began)) > 0 and any(services.alive(handle) for handle in running):
         if time.monotonic() - counted >= _COUNT:
@@ -84,7 +88,9 @@ async def _drain(paths: Paths, record: Record, running: list[Handle], grace: flo
             counted = time.monotonic()
             if watch is not None:
                 watch(found, left)
-            if not first and told and not any(in_use(found, handle.pid) for handle in running):
+            if any(in_use(found, handle.pid) for handle in running):
+                used = counted
+            elif not first and (told or counted - used >= _SILENT_AND_UNUSED):
                 return
         with contextlib.suppress(AdminError, TimeoutError):
             async with asyncio.timeout(left):
