@@ -31,6 +31,8 @@ _missing: list[str] = []
 def pytest_configure(config: pytest.Config) -> None:
     # A shell that runs this in the background has SIGINT ignored, and programs under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Tests run beside each other, and CI machines are shared: a deadline of the lab tells a hang, not a slow machine.
+    os.environ.setdefault("MESHAGENT_LAB_PATIENCE", "4")
     _shorten_temporary_paths(config)
     problem = _leave_the_machines_network()
     _missing.extend([problem] if problem else [])

@@ -4,6 +4,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+from meshagent.lab.waiting import patience
 from meshagent.machine import process
 from meshagent.model.errors import MeshagentError
 
@@ -39,6 +40,7 @@ class Program:
 
     def wait(self, timeout: float = 10.0) -> int:
         """Wait for its end and return the exit status (negative: a signal)."""
+        timeout *= patience()
         try:
             return self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -50,7 +52,7 @@ class Program:
         """Ask it to end, kill it after ``timeout`` seconds; the exit status."""
         self.send_signal(number)
         try:
-            return self.popen.wait(timeout)
+            return self.popen.wait(timeout * patience())
         except subprocess.TimeoutExpired:
             self.popen.kill()
             return self.popen.wait(timeout)

@@ -11,7 +11,7 @@ import pytest
 
 from meshagent.lab import Host, recipes, wait_until
 from meshagent.lab.snapshot import diff
-from meshagent.lab.waiting import NotInTimeError
+from meshagent.lab.waiting import NotInTimeError, patience
 from meshagent.machine import process
 from tests.lab.mesh import Mesh, open_mesh, took
 
@@ -135,8 +135,8 @@ def test_with_wait_leave_ends_when_the_last_connection_through_the_proxy_ended_b
             assert direct.recv(100) == b"+PONG\r\n"
         busy.goes_on(50)
         assert leaving.alive, leaving.text()
-        assert busy.slowest < 0.5
-    assert took(lambda: leaving.wait(10)) < 5
+        assert busy.slowest < 0.5 * patience()
+    assert took(lambda: leaving.wait(10)) < 5 * patience()
     assert leaving.wait() == 0
     assert "1 connection through the proxy in use; waiting until the last one ends" in leaving.text()
     assert "left the mesh in " in leaving.text()

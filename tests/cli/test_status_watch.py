@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshagent.lab import Program, wait_until
-from meshagent.lab.waiting import NotInTimeError
+from meshagent.lab.waiting import stays_false
 from tests.cli.conftest import Mesh, is_ready
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("cli-mesh")]
@@ -22,11 +22,7 @@ def documents(program: Program) -> list[dict[str, Any]]:
 def is_quiet(program: Program) -> bool:
     """Nothing is said for as long as two looks and a half take."""
     seen = len(documents(program))
-    try:
-        wait_until(lambda: len(documents(program)) > seen, timeout=2.5)
-    except NotInTimeError:
-        return True
-    return False
+    return stays_false(lambda: len(documents(program)) > seen, 2.5)
 
 
 def has_extra(document: dict[str, Any]) -> bool:

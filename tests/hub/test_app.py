@@ -97,7 +97,7 @@ async def test_what_one_host_announces_another_is_told_by_discovery(tmp_path: Pa
             await stream.write(DeltaDiscoveryRequest(node=node, type_url=NDS))
             await say(announce_stream(one), announced(announced_service()))
             table = NameTable()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while "cache.default.mesh.internal" not in table.table:
                     answer = await stream.read()
                     for resource in answer.resources:

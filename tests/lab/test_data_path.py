@@ -12,8 +12,10 @@ import pytest
 
 from meshagent.hub.state import MeshPort, MeshState
 from meshagent.lab import Lab, Program, wait_until
+from meshagent.lab.waiting import patience
 from meshagent.model.address import parse_ip
 from meshagent.model.service import ServiceProtocol
+from tests.lab.mesh import took_at_best
 from tests.lab.mesh_by_hand import MeshByHand, spiffe, start_applications
 
 pytestmark = pytest.mark.root
@@ -81,9 +83,8 @@ def test_envoy_accepts_every_resource(mesh: MeshByHand) -> None:
 
 @pytest.mark.parametrize("address", ["240.240.0.1", "2001:2::1", "192.0.2.7"])
 def test_a_server_that_speaks_first_is_reached_by_virtual_and_claimed_addresses(mesh: MeshByHand, address: str) -> None:
-    started = time.monotonic()
     client, own, host = greeting(mesh, address, 3306)
-    assert time.monotonic() - started < 1
+    assert took_at_best(lambda: greeting(mesh, address, 3306)) < 1
     web, one = mesh.members["web"].host, mesh.members["one"].host
     assert (client, own, host) == (web.address4, one.address4, "one")
 
@@ -217,7 +218,7 @@ def test_a_connection_goes_to_the_standby_when_the_active_process_is_gone(mesh: 
     try:
         started = time.monotonic()
         assert greeting(mesh, "240.240.0.1", 3306)[2] == "two"
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 1.5 * patience()
     finally:
         restart(mesh, "one")
         wait_until(lambda: greeting(mesh, "240.240.0.1", 3306)[2] == "one", 20, "the active one serves again")
@@ -246,7 +247,7 @@ def test_news_of_health_moves_traffic_and_all_unhealthy_means_try_anyway(mesh: M
     mesh.publish(lambda s: well(s, one=False))
     started = time.monotonic()
     wait_until(lambda: greeting(mesh, "240.240.0.1", 3306)[2] == "two", 5, "the standby serves")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1 * patience()
     mesh.publish(lambda s: well(s, one=False, two=False))
     mesh.settle("web")
     assert greeting(mesh, "240.240.0.1", 3306)[2] in ("one", "two")

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from meshagent.guard.client import GuardClient
 from meshagent.lab import Host, recipes, wait_until
-from meshagent.lab.waiting import NotInTimeError
+from meshagent.lab.waiting import patience, stays_false
 from tests.lab.mesh import Mesh, open_mesh
 
 pytestmark = pytest.mark.root
@@ -62,12 +63,14 @@ def test_an_unconfirmed_change_rolls_back_to_observe_and_is_told(mesh: Mesh, tro
     begin, end = TROUBLE[trouble]
     cache = mesh.lab.hosts["cache"]
     mesh.join_all((cache, [("cache", 6379, "redis")]))
-    until = datetime.fromisoformat(cache.meshagent_json("posture", "strict", "--confirm", "3")["confirm_until"])
-    wait_until(lambda: not reaches(mesh), 3)
-    begin(mesh, cache)
+    with ThreadPoolExecutor() as beside:  # three seconds may be over before a busy machine comes to look
+        refused = beside.submit(wait_until, lambda: not reaches(mesh), 10)
+        until = datetime.fromisoformat(cache.meshagent_json("posture", "strict", "--confirm", "3")["confirm_until"])
+        begin(mesh, cache)
+        assert refused.result()
     undone = wait_until(lambda: rolled_back(cache), 10, "the roll-back")
     late = undone["at"] - until.timestamp()
-    assert -0.1 < late < 1.5, "neither sooner nor later, whatever happened meanwhile"
+    assert -0.1 < late < 1.5 * patience(), "neither sooner nor later, whatever happened meanwhile"
     end(mesh, cache)
     wait_until(lambda: reaches(mesh), 10)
     wait_until(lambda: "rolled-back" in mesh.conditions(cache), 10)
@@ -92,8 +95,8 @@ def test_a_confirmed_change_stays(mesh: Mesh) -> None:
     assert cache.meshagent_json("confirm") == {"confirmed": False}
     assert mesh.status(cache)["capture"]["pending_confirm_until"] is None
     rest = (until - datetime.now(UTC)).total_seconds()
-    with pytest.raises(NotInTimeError):  # also a second after the moment at which it would have gone back
-        wait_until(lambda: reaches(mesh), max(rest, 0) + 1, interval=0.2)
+    # Also a second after the moment at which it would have gone back.
+    assert stays_false(lambda: reaches(mesh), max(rest, 0) + 1, interval=0.2)
     assert mesh.status(cache)["posture"] == "strict"
     assert mesh.conditions(cache) == []
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from meshagent.lab import recipes, wait_until
+from meshagent.lab.waiting import patience
 from tests.lab.mesh import Mesh, open_mesh, wait_hub
 
 pytestmark = pytest.mark.root
@@ -46,6 +47,6 @@ def test_a_killed_hub_has_forgotten_nothing_and_nobody_noticed(envoy: Path) -> N
             wait_until(lambda: connected(mesh) == {"web", "cache"}, 15, what="both announcements back")
             assert known(mesh) == before
             busy.goes_on()
-        assert busy.slowest < 0.5
+        assert busy.slowest < 0.5 * patience()
         assert mesh.redis(web, "cache") == "PONG"
         assert mesh.conditions(web) == mesh.conditions(cache) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshagent.lab import recipes, wait_until
+from meshagent.lab.waiting import patience
 from tests.lab.mesh import Mesh, open_mesh, took
 
 pytestmark = pytest.mark.root
@@ -26,14 +27,14 @@ def test_services_are_added_removed_and_stopped_while_everything_runs(mesh: Mesh
 
     # A second service of the same host, on loopback only.
     cache.meshagent("service", "add", "spare", "--port", "6379", "--target-port", "6380", "--protocol", "redis")
-    assert took(lambda: wait_until(lambda: mesh.redis(web, "spare") == "PONG", 8)) < 5
+    assert took(lambda: wait_until(lambda: mesh.redis(web, "spare") == "PONG", 8)) < 5 * patience()
     assert mesh.redis(web, "cache") == "PONG"
     listed = {row["name"]: row["healthy"] for row in cache.meshagent_json("service", "list")["services"]}
     assert listed == {"cache": True, "spare": True}
 
     # It goes again: the name with it.
     cache.meshagent("service", "remove", "spare")
-    assert took(lambda: wait_until(lambda: not mesh.resolve(web, "spare.default.mesh.internal"), 8)) < 5
+    assert took(lambda: wait_until(lambda: not mesh.resolve(web, "spare.default.mesh.internal"), 8)) < 5 * patience()
 
     # The process stops: out of the endpoints; it comes back: in again.
     first.program.kill()
@@ -66,7 +67,7 @@ def test_of_two_redis_hosts_the_standby_takes_over_and_gives_back(mesh: Mesh) ->
     wait_until(lambda: len(mesh.endpoints(web, "cache")) == 2, 5)
     assert {mesh.redis(web, "cache", "get", "who") for _ in range(6)} == {"one"}
     service.program.kill()
-    assert took(lambda: wait_until(lambda: mesh.redis(web, "cache", "get", "who") == "two", 10)) < 6
+    assert took(lambda: wait_until(lambda: mesh.redis(web, "cache", "get", "who") == "two", 10)) < 6 * patience()
     service.directory.rename(service.directory.with_name("old"))
     recipes.redis(one)
     one.run(["redis-cli", "set", "who", "one"])
@@ -87,7 +88,7 @@ def test_a_host_that_gets_another_address_is_reached_there(mesh: Mesh) -> None:
         rows = {row["host"]: row["endpoints"] for row in mesh.peers(web)}
         return str(rows["cache.default.mesh.internal"][0]["address"])
 
-    assert took(lambda: wait_until(lambda: endpoint() == new, 15)) < 4
+    assert took(lambda: wait_until(lambda: endpoint() == new, 15)) < 4 * patience()
     wait_until(lambda: mesh.redis(web, "cache") == "PONG", 5)
     wait_until(lambda: {h["name"]: h["address"] for h in hosts(mesh)}["cache"] == new, 10)
 

@@ -49,10 +49,10 @@ def test_starting_and_stopping_is_noticed_also_in_a_slice_that_is_new(made: Unit
         with closing(cgroups.Watch()) as watch:
             for change in (lambda: made.start("web.service"), lambda: made.start("db.service")):
                 change()
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await watch.changed()
             made.stop("web.service")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await watch.changed()
 
     asyncio.run(story())

@@ -99,7 +99,7 @@ def test_a_refusal_of_the_kernel_is_an_error_in_words(web: Host) -> None:
 )
 def test_every_change_is_noticed(web: Host, change: list[str]) -> None:
     async def notice() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             seen = netlink.changes(settle=0.01)
             first = asyncio.ensure_future(anext(seen))
             await asyncio.sleep(0)  # lets the watch begin

@@ -36,7 +36,7 @@ def heard(systemd: socket.socket) -> list[str]:
 @on_loop
 async def test_without_systemd_nothing_runs() -> None:
     os.environ.pop("NOTIFY_SOCKET", None)
-    await asyncio.wait_for(keep_notified(lambda: "x"), 5)
+    await asyncio.wait_for(keep_notified(lambda: "x"), 30)
 
 
 def test_the_status_is_told_when_it_changes_and_only_then(systemd: socket.socket) -> None:

@@ -20,7 +20,7 @@ def test_work_under_way_finishes_and_new_work_is_refused() -> None:
         first = asyncio.create_task(piece())
         await asyncio.sleep(0)
         finishing = asyncio.create_task(drain.finish(deadline=5))
-        await asyncio.wait_for(drain.begun(), 5)
+        await asyncio.wait_for(drain.begun(), 30)
         assert drain.under_way == 1
         assert not await piece()
         proceed.set()

@@ -30,7 +30,7 @@ def test_newer_returns_at_once_when_the_change_has_already_happened() -> None:
         value = Latest("old")
         version = value.version
         value.set("new")
-        return await asyncio.wait_for(value.newer(version), 1)
+        return await asyncio.wait_for(value.newer(version), 30)
 
     assert asyncio.run(late()) == "new"
 
@@ -39,7 +39,7 @@ def test_any_newer_wakes_for_whichever_changed_first() -> None:
     async def two() -> int:
         first, second = Latest(0), Latest(0)
         asyncio.get_running_loop().call_soon(second.set, 7)
-        await asyncio.wait_for(any_newer((first, second), (first.version, second.version)), 1)
+        await asyncio.wait_for(any_newer((first, second), (first.version, second.version)), 30)
         return second.value
 
     assert asyncio.run(two()) == 7
@@ -48,7 +48,7 @@ def test_any_newer_wakes_for_whichever_changed_first() -> None:
 def test_any_newer_gives_up_after_its_time() -> None:
     async def nothing() -> bool:
         value = Latest(0)
-        await asyncio.wait_for(any_newer((value,), (value.version,), seconds=0.01), 1)
+        await asyncio.wait_for(any_newer((value,), (value.version,), seconds=0.01), 30)
         return value.version == 0
 
     assert asyncio.run(nothing())

@@ -28,7 +28,7 @@ def test_waiting_ends_with_the_last_gate() -> None:
         await asyncio.sleep(0)
         assert not waiter.done()
         ready.open("two")
-        await asyncio.wait_for(waiter, 5)
+        await asyncio.wait_for(waiter, 30)
 
     asyncio.run(scenario())
 

@@ -14,7 +14,7 @@ def test_a_signal_sets_the_event_and_the_loop_goes_on(number: signal.Signals) ->
     async def daemon() -> str:
         stop = stop_on_signals()
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(stop.wait(), 5)
+        await asyncio.wait_for(stop.wait(), 30)
         return "ended in order"
 
     assert asyncio.run(daemon()) == "ended in order"

@@ -37,7 +37,7 @@ def test_a_task_that_fails_runs_again_and_the_others_never_notice() -> None:
         async with supervisor(failures) as tasks:
             tasks.start("steady", steady)
             tasks.start("shaky", shaky)
-            await asyncio.wait_for(recovered.wait(), 5)
+            await asyncio.wait_for(recovered.wait(), 30)
             assert tasks.running() == ["steady", "shaky"]
         assert [(name, text) for name, text, _ in failures] == [("shaky", f"run {run}") for run in (1, 2, 3)]
         assert tasks.running() == []
@@ -101,7 +101,7 @@ def test_a_task_that_waits_to_run_again_can_be_stopped() -> None:
         async with supervisor([], sleep=forever) as tasks:
             tasks.start("failing", failing)
             await waiting.wait()
-            await asyncio.wait_for(tasks.stop("failing"), 5)
+            await asyncio.wait_for(tasks.stop("failing"), 30)
             await tasks.stop("failing")
 
     asyncio.run(scenario())

@@ -83,20 +83,20 @@ async def send(stream: Any, requests: list[DeltaDiscoveryRequest]) -> None:
 
 async def take(stream: Any, subscriber: Subscriber, bad: dict[str, str] | None = None) -> list[str]:
     """Receive one response and judge it; names of what changed and of what went ('-name')."""
-    received = subscriber.receive(await asyncio.wait_for(stream.read(), 5))
+    received = subscriber.receive(await asyncio.wait_for(stream.read(), 30))
     await send(stream, subscriber.reject(received, bad or {}))
     return [*received.changed, *(f"-{name}" for name in received.removed)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - the condition is of the code under test, which has no event for it
             await asyncio.sleep(0.005)
 
 
 async def status_of(stream: Any) -> grpc.StatusCode:
     with contextlib.suppress(grpc.aio.AioRpcError):
-        while await asyncio.wait_for(stream.read(), 5) is not vars(grpc.aio)["EOF"]:
+        while await asyncio.wait_for(stream.read(), 30) is not vars(grpc.aio)["EOF"]:
             pass
     status: grpc.StatusCode = await stream.code()
     return status
@@ -119,7 +119,7 @@ def test_a_session_follows_its_snapshot_and_hears_verdicts_and_wishes() -> None:
                 assert [v.error for v in session.verdicts] == ["", "", "", "a: in use", ""]
                 assert (session.call.peer.serial, session.node.id) == ("77", NODE.id)
                 assert session.wishes == [(CDS, True, frozenset()), (EDS, False, frozenset("a"))]
-            await asyncio.wait_for(session.closed.wait(), 5)
+            await asyncio.wait_for(session.closed.wait(), 30)
             assert controller.server.streams == 0
 
     asyncio.run(scenario())
@@ -215,7 +215,7 @@ def test_the_server_can_end_a_session() -> None:
             await until(lambda: bool(controller.sessions))
             controller.sessions[0].ended.set((grpc.StatusCode.PERMISSION_DENIED, "revoked"))
             status = await status_of(stream)
-            await asyncio.wait_for(controller.sessions[0].closed.wait(), 5)
+            await asyncio.wait_for(controller.sessions[0].closed.wait(), 30)
             return status
 
     assert asyncio.run(scenario()) is grpc.StatusCode.PERMISSION_DENIED

@@ -143,11 +143,11 @@ def test_garbage_and_silence_cost_their_own_connection_only() -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(data)
                 writer.write_eof()
-                await asyncio.wait_for(reader.read(), 5)
+                await asyncio.wait_for(reader.read(), 30)
                 writer.close()
             async with running.channel() as channel:
                 await ask(channel)
-            assert await asyncio.wait_for(silent[0].read(), 5) == b""
+            assert await asyncio.wait_for(silent[0].read(), 30) == b""
             silent[1].close()
 
     asyncio.run(scenario())
@@ -162,7 +162,7 @@ def test_a_client_that_speaks_no_http2_is_closed() -> None:
                 "127.0.0.1", port, ssl=context, server_hostname="hub.mesh.internal"
             )
             try:
-                return await asyncio.wait_for(reader.read(), 5)
+                return await asyncio.wait_for(reader.read(), 30)
             finally:
                 writer.close()
 

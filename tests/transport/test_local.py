@@ -142,7 +142,7 @@ def test_a_stream_ends_when_the_client_goes(tmp_path: Path) -> None:
                     break
 
             await asyncio.to_thread(client)
-            await asyncio.wait_for(watching.over.wait(), 5)
+            await asyncio.wait_for(watching.over.wait(), 30)
 
     asyncio.run(scenario())
 

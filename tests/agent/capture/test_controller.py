@@ -64,7 +64,7 @@ class Running:
 
     async def status(self, wanted: Callable[[CaptureStatus], bool]) -> CaptureStatus:
         """Wait until the status is as wanted."""
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             async for status in self.controller.status.watch():
                 if wanted(status):
                     return status

@@ -16,7 +16,7 @@ def test_the_end_of_a_followed_process_is_heard_at_once() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         child.kill()
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 30)
         child.wait()
 
     asyncio.run(story())
@@ -26,7 +26,7 @@ def test_a_process_that_is_gone_already_counts_as_ended_once() -> None:
     async def story() -> None:
         presence = Presence()
         presence.follow(2**22 - 1)
-        await asyncio.wait_for(presence.gone(), 2)
+        await asyncio.wait_for(presence.gone(), 30)
         again = asyncio.create_task(presence.gone())
         await asyncio.sleep(0)
         assert not again.done()

@@ -75,7 +75,7 @@ def test_what_the_command_line_wrote_while_the_agent_hung_is_heard(path: Path) -
 
 async def until(suspension: Suspension, act: Callable[[], object], wanted: bool) -> None:
     act()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for value in suspension.suspended.watch():
             if value is wanted:
                 return

@@ -54,7 +54,7 @@ class Load:
 async def exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bytes:
     reader, writer = streams
     writer.write(b"still")
-    return await asyncio.wait_for(reader.readexactly(5), 5)
+    return await asyncio.wait_for(reader.readexactly(5), 30)
 
 
 @asynccontextmanager

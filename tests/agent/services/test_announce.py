@@ -43,7 +43,7 @@ def test_each_change_is_published_and_what_says_nothing_new_is_not() -> None:
         announcer = Announcer(facts, services, targets, health, Latest(()))
         assert announcer.announcement.value is None  # no address yet
         running = asyncio.create_task(announcer.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             facts.set(FACTS)
             said = await announcer.announcement.newer(0)
             assert said and said.addresses == (V4,) and not said.services[0].health.healthy

@@ -66,7 +66,7 @@ def test_a_process_that_accepts_and_says_nothing_fails_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         begun = time.monotonic()
         failure = check(server.getsockname()[1], Check("http", timeout=0.2))
-        assert failure and "within 0.2 s" in failure and time.monotonic() - begun < 1
+        assert failure and "within 0.2 s" in failure and time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(

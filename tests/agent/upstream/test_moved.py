@@ -21,6 +21,6 @@ def test_another_address_is_no_move_and_a_lost_one_is() -> None:
             await asyncio.sleep(0)
         assert not moved.done()
         addresses.set(ips("10.0.0.2"))
-        await asyncio.wait_for(moved, 1)
+        await asyncio.wait_for(moved, 30)
 
     asyncio.run(story())

@@ -87,10 +87,10 @@ def test_a_host_hears_of_a_change_and_its_stream_ends_when_it_is_revoked() -> No
         worse = replace(MYSQL, endpoints=tuple(replace(e, healthy=False) for e in MYSQL.endpoints))
         version = session.snapshot.version
         state.set(replace(MESH, services=tuple(worse if s is MYSQL else s for s in MESH.services)))
-        after = await asyncio.wait_for(session.snapshot.newer(version), 2)
+        after = await asyncio.wait_for(session.snapshot.newer(version), 30)
         assert after[CDS] is before[CDS] and after[EDS] is not before[EDS]
         state.set(replace(MESH, hosts=tuple(h for h in MESH.hosts if h.name != "web")))
-        ended = await asyncio.wait_for(session.ended.newer(0), 2)
+        ended = await asyncio.wait_for(session.ended.newer(0), 30)
         assert ended and ended[0] is grpc.StatusCode.PERMISSION_DENIED
         assert session.snapshot.value is after  # nothing was taken away from it
         await session.close()
@@ -125,7 +125,7 @@ def test_a_state_that_cannot_be_built_leaves_everyone_with_what_they_have() -> N
         assert feed.snapshot.value is before
         version = feed.snapshot.version
         state.set(replace(MESH, services=(MYSQL,)))
-        assert len((await asyncio.wait_for(feed.snapshot.newer(version), 2))[EDS]) == 1
+        assert len((await asyncio.wait_for(feed.snapshot.newer(version), 30))[EDS]) == 1
         running.cancel()
 
     asyncio.run(story())
