@@ -105,17 +105,18 @@ class Legacy:
             if text := legacy_text.transition({}, tables):
                 self._write(family, text, "--test")
 
-    def hold(self, *texts: str, keep_anchor: bool = True) -> None:
+    def hold(self, *texts: str, keep_anchor: bool = True, lead: bool = False) -> None:
         """Make our part of the tables exactly these texts (none: nothing of ours), whatever is there now.
 
         Atomic for each table of each family. ``keep_anchor``: the chain that keeps connections alive stays.
+        ``lead``: our jumps go before rules that others have put before them.
         """
         wanted = self._wanted(*texts)
         self.wrote = False
         for attempt in range(_TRIES):
             try:
                 for each in self._families:
-                    self._converge(each, wanted[each.family], keep_anchor)
+                    self._converge(each, wanted[each.family], keep_anchor, lead)
                 return
             except LegacyBusyError:
                 raise
@@ -129,13 +130,13 @@ class Legacy:
             if family in self._restore:  # what leads to a zone is a jump: it may lead to an empty chain
                 self._write(family, part)
 
-    def _converge(self, each: Xtables, want: Tables, keep_anchor: bool) -> None:
+    def _converge(self, each: Xtables, want: Tables, keep_anchor: bool, lead: bool) -> None:
         have = self._read(each)
         anchor = have["nat"].chains.get(legacy_text.ANCHOR_CHAIN) if "nat" in have else None
         if keep_anchor and anchor is not None:
             want = {**want, "nat": want.get("nat", legacy_text.Table())}
             want["nat"].chains.setdefault(legacy_text.ANCHOR_CHAIN, anchor)
-        if text := legacy_text.transition(have, want):
+        if text := legacy_text.transition(have, want, lead=lead):
             self._write(each.family, text)
             self.wrote = True
 

@@ -34,8 +34,8 @@ def _objects(family: int, tables: Tables) -> Iterator[dict[str, Any]]:
     where = {"family": "ip" if family == 4 else "ip6"}
     for name, table in tables.items():
         place = where | {"table": name}
-        for chain, rule in table.jumps:
-            yield {"rule": place | _rule(chain, rule.text, rule.packets, rule.size)}
+        for jump in table.jumps:
+            yield {"rule": place | _rule(jump.chain, jump.rule.text, jump.rule.packets, jump.rule.size)}
         for chain, rules in table.chains.items():
             yield {"chain": place | {"name": _short(chain)}}
             for rule in rules:

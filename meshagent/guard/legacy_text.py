@@ -16,6 +16,8 @@ FAMILIES = (4, 6)
 #: Refusals are there before anything is redirected.
 TABLES = ("raw", "mangle", "filter", "nat")
 ANCHOR_CHAIN = f"{CHAIN_PREFIX}ANCHOR"
+#: The one chain to which we jump behind everybody's rules, not before them: what others turn elsewhere stays theirs.
+LAST_CHAIN = f"{CHAIN_PREFIX}ARRIVING"
 
 _CHAIN = rf"{CHAIN_PREFIX}[A-Z0-9_]{{1,18}}"
 _OPTION = (
@@ -44,12 +46,22 @@ class Rule:
     size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A rule in a chain of the kernel that leads to ours. ``placed``: no rule of others stands before it, or, for the
+    one that has to be the last, behind it."""
+
+    chain: str
+    rule: Rule
+    placed: bool = True
+
+
 @dataclass(slots=True)
 class Table:
     """What is ours in one table: our chains, and the rules of others' chains that lead to them."""
 
     chains: dict[str, list[Rule]] = field(default_factory=dict)
-    jumps: list[tuple[str, Rule]] = field(default_factory=list)
+    jumps: list[Jump] = field(default_factory=list)
 
 
 #: Table name -> what is ours in it.
@@ -94,9 +106,10 @@ def parse(text: str) -> Tables:
     """What is ours in the output of iptables-save (with or without counters), or in our own text."""
     tables: Tables = {}
     table = Table()
+    foreign: set[str] = set()
     for line in text.splitlines():
         if line.startswith("*"):
-            table = tables.setdefault(line[1:].strip(), Table())
+            table, foreign = tables.setdefault(line[1:].strip(), Table()), set()
         elif line.startswith(f":{CHAIN_PREFIX}"):
             table.chains.setdefault(line[1:].split(" ", 1)[0], [])
         elif found := _RULE.match(line):
@@ -104,8 +117,27 @@ def parse(text: str) -> Tables:
             if found[3].startswith(CHAIN_PREFIX):
                 table.chains.setdefault(found[3], []).append(rule)
             elif _LEADS.search(_QUOTED.sub("", rule.text)):
-                table.jumps.append((found[3], rule))
+                table.jumps.append(Jump(found[3], rule, placed=_is_last(rule) or found[3] not in foreign))
+            else:
+                foreign.add(found[3])
+                _overtaken(table, found[3])
     return {name: table for name, table in tables.items() if table.chains or table.jumps}
+
+
+def _is_last(rule: Rule) -> bool:
+    return rule.text.endswith(f" {LAST_CHAIN}")
+
+
+def _overtaken(table: Table, chain: str) -> None:
+    """A rule of others stands behind what has to be the last in its chain."""
+    for number, jump in enumerate(table.jumps):
+        if jump.chain == chain and _is_last(jump.rule):
+            table.jumps[number] = Jump(chain, jump.rule, placed=False)
+
+
+def placed(tables: Mapping[str, Table]) -> bool:
+    """Whether all our jumps are where they have to be."""
+    return all(jump.placed for table in tables.values() for jump in table.jumps)
 
 
 def merged(*texts: str) -> dict[int, Tables]:
@@ -129,19 +161,20 @@ def without_zones(tables: Mapping[str, Table]) -> Tables:
     return found
 
 
-def transition(have: Mapping[str, Table], want: Mapping[str, Table]) -> str:
+def transition(have: Mapping[str, Table], want: Mapping[str, Table], *, lead: bool = False) -> str:
     """Text for iptables-restore --noflush --counters that makes our part of a family ``want``; empty: it is already.
 
     Only what differs is written, so the counters of what stays go on; a rule that moves takes its counters along.
+    ``lead``: jumps that others have put rules before go to the front again.
     """
     order = [name for name in TABLES if name in want] + [name for name in reversed(TABLES) if name not in want]
-    return "".join(_table(name, have.get(name, Table()), want.get(name, Table())) for name in order)
+    return "".join(_table(name, have.get(name, Table()), want.get(name, Table()), lead) for name in order)
 
 
-def _table(name: str, have: Table, want: Table) -> str:
+def _table(name: str, have: Table, want: Table, lead: bool) -> str:
     changed = {chain: rules for chain, rules in want.chains.items() if _texts(have.chains.get(chain)) != _texts(rules)}
     stale = [chain for chain in have.chains if chain not in want.chains]
-    moves = [*_jump_changes(have, want)]
+    moves = [*_jump_changes(have, want, lead)]
     if not changed and not stale and not moves:
         return ""
     lines = [f"*{name}", *(f":{chain} - [0:0]" for chain in (*changed, *stale))]
@@ -154,16 +187,20 @@ def _table(name: str, have: Table, want: Table) -> str:
     return "\n".join(lines)
 
 
-def _jump_changes(have: Table, want: Table) -> Iterator[str]:
-    """Those that should be there once stay where they are; others of ours go; what is missing comes first of all."""
-    left = [(chain, rule.text) for chain, rule in want.jumps]
-    for chain, rule in have.jumps:
-        if (chain, rule.text) in left:
-            left.remove((chain, rule.text))
+def _jump_changes(have: Table, want: Table, lead: bool) -> Iterator[str]:
+    """Those that should be there once stay where they are, unless they are to ``lead``; others of ours go."""
+    left = [(jump.chain, jump.rule.text) for jump in want.jumps]
+    again = {}
+    for jump in have.jumps:
+        key = jump.chain, jump.rule.text
+        if key in left and (jump.placed or not lead):
+            left.remove(key)
         else:
-            yield f"-D {chain} {rule.text}"
+            again[key] = f"[{jump.rule.packets}:{jump.rule.size}] "
+            yield f"-D {jump.chain} {jump.rule.text}"
     for chain, text in left:
-        yield f"-I {chain} 1 {text}"
+        verb = f"-A {chain}" if text.endswith(f" {LAST_CHAIN}") else f"-I {chain} 1"
+        yield f"{again.get((chain, text), '')}{verb} {text}"
 
 
 def _texts(rules: list[Rule] | None) -> list[str] | None:
@@ -176,4 +213,4 @@ def holds(have: Mapping[str, Table], want: Mapping[str, Table]) -> bool:
 
 
 def _shape(table: Table) -> object:
-    return {chain: len(rules) for chain, rules in table.chains.items()}, sorted(chain for chain, _ in table.jumps)
+    return {chain: len(rules) for chain, rules in table.chains.items()}, sorted(jump.chain for jump in table.jumps)

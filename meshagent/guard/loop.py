@@ -170,6 +170,9 @@ class Loop:
         probe = self._guard.probe
         if probe is not None and probe.descriptor not in self._selector.get_map():
             self._selector.register(probe.descriptor, selectors.EVENT_READ, lambda _: self._heal(self._guard.answered))
+        lock = self._guard.legacy.lock
+        if lock is not None and lock.fileno() not in self._selector.get_map():
+            self._selector.register(lock, selectors.EVENT_READ, lambda _: self._guard.legacy.used())
         for gate, pidfd in self._guard.pidfds.items():
             if pidfd.descriptor not in self._selector.get_map():
                 self._selector.register(pidfd.descriptor, selectors.EVENT_READ, self._died(gate))

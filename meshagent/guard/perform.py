@@ -306,8 +306,10 @@ class Guard:
         try:
             if what := self.legacy.changed(self.kernel_digest):
                 self._perform(decide.reinstall(self.state, self._facts(self.state.installed)))
-                self.settle()
-                self._healed(0, "unknown", what)
+            elif not (what := self.legacy.lead(self.state)):
+                return
+            self.settle()
+            self._healed(*self.legacy.who(), what)
         except (LegacyError, RequestError) as error:
             say("could not look after the rules", error=str(error))
 
@@ -331,7 +333,7 @@ class Guard:
         if self.look_in() is None:
             return
         try:
-            self.kernel_digest = self.legacy.settle(self.state, lambda what: self._healed(0, "unknown", what))
+            self.kernel_digest = self.legacy.settle(self.state, lambda what: self._healed(*self.legacy.who(), what))
         except (LegacyError, RequestError) as error:
             say("could not read the rules back", error=str(error))
 
@@ -423,6 +425,7 @@ class Guard:
             "applied_at": self.applied_at,
             "kernel_digest": self.kernel_digest,
             "backend": installed.backend if installed else "",
+            "contested": self.legacy.contested,
             "anchor": self.context.exists(ANCHOR_TABLE) or self.legacy.present,
             "bypasses": {
                 gate: {"since_at": value.since_at, "reason": value.reason} for gate, value in state.bypasses.items()

@@ -2,7 +2,9 @@
 
 import fcntl
 import re
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -99,8 +101,60 @@ def test_what_another_program_flushed_is_back_at_once(guarded: Guarded, harm: li
     before = save(guarded)
     guarded.host.run(["iptables-legacy", *harm])
 
-    wait_until(lambda: save(guarded) == before, 5)
-    wait_until(lambda: healed(guarded) == 1, 5)
+    wait_until(lambda: save(guarded) == before, 20)
+    wait_until(lambda: healed(guarded) == 1, 20)
+
+
+def first(guarded: Guarded, table: str, chain: str) -> str:
+    """The first rule of one of the kernel's chains."""
+    listed = guarded.host.run(["iptables-legacy", "-t", table, "-S", chain]).stdout.splitlines()
+    return next((line for line in listed if line.startswith("-A")), "")
+
+
+def test_rules_that_others_put_before_ours_stay_and_ours_goes_to_the_front_again(guarded: Guarded) -> None:
+    guarded.client.apply(RULES)
+    for table, chain in (("filter", "INPUT"), ("nat", "OUTPUT"), ("mangle", "PREROUTING")):
+        guarded.host.run(
+            ["iptables-legacy", "-t", table, "-I", chain, "-d", "10.5.5.5", "-c", "7", "9", "-j", "ACCEPT"]
+        )
+        wait_until(lambda: "-j MESHAGENT_" in first(guarded, table, chain), 20)  # noqa: B023
+    wait_until(lambda: healed(guarded) == 3, 20)
+    assert sum("[7:9] -A " in line for line in save(guarded, counters=True)) == 3, "theirs keep their counters"
+    assert not guarded.client.state()["contested"]
+    assert guarded.client.state()["last_heal"]["what"] == "rules put before ours"
+
+
+def test_the_program_that_held_the_lock_of_iptables_is_named(guarded: Guarded) -> None:
+    guarded.client.apply(RULES)
+    argv = ["iptables-legacy-restore", "--noflush"]
+    culprit = subprocess.Popen(guarded.host.enter(argv), stdin=subprocess.PIPE, text=True)
+    assert culprit.stdin
+    culprit.stdin.write("*nat\n-F MESHAGENT_TO_PROXY\n")
+    culprit.stdin.flush()
+    inode = guarded.host.path("/run/xtables.lock").stat().st_ino
+    wait_until(lambda: f":{inode} 0 EOF" in Path("/proc/locks").read_text(), 20, "the lock")
+    for _ in range(2):
+        guarded.client.state()  # one round of the guard after the lock was taken
+    culprit.communicate("COMMIT\n")
+    wait_until(lambda: healed(guarded), 20)
+    heal = guarded.client.state()["last_heal"]
+    assert heal["name"].startswith("iptables-legacy by ") and heal["pid"] > 1
+
+
+def test_whoever_insists_on_being_first_gets_no_fight_and_is_told_about(guarded: Guarded) -> None:
+    guarded.client.apply(RULES)
+    insist = ["iptables-legacy", "-w", "5", "-I", "INPUT", "-d", "10.5.5.5", "-j", "ACCEPT"]
+    begun = time.monotonic()
+    while not guarded.client.state()["contested"]:
+        guarded.host.run(insist)
+        seen = healed(guarded)
+        wait_until(lambda: healed(guarded) > seen, 20)  # noqa: B023
+        assert time.monotonic() - begun < 60
+    assert 3 < healed(guarded) < 8
+    guarded.host.run(insist)
+    guarded.host.run(["iptables-legacy", "-t", "nat", "-F", "MESHAGENT_TO_PROXY"])
+    wait_until(lambda: any(line.startswith("-A MESHAGENT_TO_PROXY ") for line in save(guarded)), 20)
+    assert "10.5.5.5" in first(guarded, "filter", "INPUT"), "what is missing is put back, the place is left to them"
 
 
 def test_a_whole_rule_set_that_another_program_loads_stays_and_ours_is_back_at_once(guarded: Guarded) -> None:
@@ -110,7 +164,7 @@ def test_a_whole_rule_set_that_another_program_loads_stays_and_ours_is_back_at_o
         "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n",
     )
 
-    wait_until(lambda: "MESHAGENT_INPUT" in " ".join(save(guarded)), 5)
+    wait_until(lambda: "MESHAGENT_INPUT" in " ".join(save(guarded)), 20)
     now = save(guarded)
     assert ":INPUT DROP " in now and "-A INPUT -i lo -j ACCEPT" in now
 
@@ -127,11 +181,11 @@ def test_a_rule_replaced_by_another_of_the_same_size_is_noticed_too(guarded: Gua
 
 def test_rules_of_others_are_no_reason_to_act(guarded: Guarded) -> None:
     guarded.client.apply(RULES)
-    restore(guarded, THEIRS, "--noflush", "--counters")
+    restore(guarded, THEIRS.replace("-I INPUT 1", "-A INPUT"), "--noflush", "--counters")
     before = save(guarded)
     guarded.host.run(["iptables-legacy", "-t", "raw", "-F", "MESHAGENT_ZONES"])
 
-    wait_until(lambda: save(guarded) == before, 5)
+    wait_until(lambda: save(guarded) == before, 20)
     wait_until(lambda: healed(guarded), 5)
     assert healed(guarded) == 1, "for the harm that came later, not for theirs"
     assert "[7:9] -A THEIRS -s 10.9.9.9/32 -j DROP" in save(guarded, counters=True)

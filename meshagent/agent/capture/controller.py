@@ -252,6 +252,10 @@ class CaptureController:
                 log.warning("routes of capture could not be restored", code=error.code, error=error.message)
 
     def _report_heals(self, state: dict[str, Any]) -> None:
+        if state.get("contested"):
+            self._conditions.set("capture-contested", f"the last was {state['last_heal']['name']}")
+        else:
+            self._conditions.clear("capture-contested")
         if state["heals"] > self._heals:
             heal = state["last_heal"]
             log.warning(

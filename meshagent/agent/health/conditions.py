@@ -188,6 +188,13 @@ _ALL = (
         depends_on=("guard-down", "capture-failed"),
     ),
     ConditionSpec(
+        "capture-contested",
+        WARNING,
+        "another program insists on having its iptables rules before ours",
+        "what its rules accept is neither captured nor refused; `iptables-legacy-save` shows them: "
+        "let it append (-A), or insert once and not again",
+    ),
+    ConditionSpec(
         "capture-suspended",
         WARNING,
         "capture is switched off on this host",

@@ -51,8 +51,8 @@ def written(text: str, family: int) -> dict[tuple[str, str], list[str]]:
     for table, ours in legacy_text.merged(text)[family].items():
         for chain, rules in ours.chains.items():
             found[table, chain] = [_plain(rule.text) for rule in rules]
-        for chain, rule in ours.jumps:
-            found.setdefault((table, chain), []).append(_plain(rule.text))
+        for jump in ours.jumps:
+            found.setdefault((table, jump.chain), []).append(_plain(jump.rule.text))
     return found
 
 
