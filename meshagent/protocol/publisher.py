@@ -5,6 +5,9 @@ have, send the difference. Whatever happened — an update, a new subscription, 
 ``initial_resource_versions``, an ACK that made room — leads to the same comparison, so nothing is queued and a slow
 client gets the newest state, not the history.
 
+``whole``: a snapshot is told to its end before the next one begins. A client asks for endpoints by name once it has
+heard of their cluster; had the snapshot moved on by then, it would hold a listener to a cluster without endpoints.
+
 A NACK changes nothing here: the refused version stays recorded as sent, so it is not sent again until its content
 differs. The hub uses this towards agents, the agent towards its Envoy.
 Source: envoyproxy.io, "xDS REST and gRPC protocol", incremental variant.
@@ -27,7 +30,8 @@ MAX_RESPONSE_BYTES = 1 << 20
 MAX_RESPONSE_NAMES = 5_000
 
 #: Unanswered responses per group of types. A client that stops answering costs this much and no more; when it
-#: answers again it gets the difference to the newest snapshot.
+#: answers again it gets the difference to the newest snapshot. Endpoints have a window of their own: clusters are
+#: answered when their endpoints have come, so endpoints that wait for those answers would wait for ever.
 WINDOW = 16
 
 
@@ -61,10 +65,15 @@ class Publisher:
     ``forgetful``: the client is an Envoy (1.40 seen): it uses the good resources of a response it refuses, but does
     not count new ones among what it holds, and after a reconnect would never hear that they are gone. So what was
     good in a refused response is sent again without what was bad.
+
+    ``whole``: see above; for a client that answers only when it is through. Not for the relay's Envoy: what the relay
+    publishes are steps, and Envoy answers one (a cluster) when it has got the next (its endpoints).
     """
 
     snapshot: Snapshot = field(default_factory=dict)
     forgetful: bool = False
+    whole: bool = False
+    _newest: Snapshot | None = None
     _watches: dict[str, Watch] = field(default_factory=dict)
     _pending: dict[str, Verdict] = field(default_factory=dict)  # nonce -> what was sent, as if ACKed
     _nonce: int = 0
@@ -73,20 +82,17 @@ class Publisher:
         """A message from the client (subscription, ACK or NACK). Raises ``ProtocolError`` beyond the bounds."""
         verdict = self._verdict(request)
         self._subscribe(request)
-        return Reaction(tuple(self._pump()), (verdict,) if verdict else ())
+        return Reaction(tuple(self._proceed()), (verdict,) if verdict else ())
 
     def on_snapshot(self, snapshot: Snapshot) -> Reaction:
         """The desired state changed: difference to what the client has, in make-before-break order."""
-        self.snapshot = snapshot
-        for type_url, watch in self._watches.items():
-            if snapshot.get(type_url) is not watch.compared:
-                watch.dirty = True
-        return Reaction(tuple(self._pump()))
+        self._newest = snapshot
+        return Reaction(tuple(self._proceed()))
 
     @property
     def settled(self) -> bool:
         """True when the client has answered everything and nothing is left to send."""
-        return not self._pending and not any(w.dirty for t, w in self._watches.items() if t in self.snapshot)
+        return self._newest is None and self._told
 
     def subscription(self, type_url: str) -> tuple[bool, frozenset[str]]:
         """(wildcard, names) the client asked for: what a relay has to ask for upstream."""
@@ -123,30 +129,49 @@ class Publisher:
 
     # what it gets
 
+    @property
+    def _told(self) -> bool:
+        """The client has heard of all that the snapshot holds for it, and answered."""
+        return not self._pending and not any(w.dirty for t, w in self._watches.items() if t in self.snapshot)
+
+    def _proceed(self) -> Iterator[DeltaDiscoveryResponse]:
+        """On with the snapshot at hand; with the newest one as soon as that may begin."""
+        if self.whole:
+            yield from self._pump()
+        if self._newest is not None and (self._told or not self.whole):
+            self.snapshot, self._newest = self._newest, None
+            for type_url, watch in self._watches.items():
+                if self.snapshot.get(type_url) is not watch.compared:
+                    watch.dirty = True
+        yield from self._pump()
+
     def _pump(self) -> Iterator[DeltaDiscoveryResponse]:
         """Additions in publish order, then the removals that come last; a group stops where its window is full."""
         types = sorted((t for t in self._watches if t in self.snapshot), key=publish_rank)
         full: set[str] = set()
         for type_url in types:
-            if self._watches[type_url].dirty and _group(type_url) not in full:
+            if self._watches[type_url].dirty and not full & _before(type_url):
                 yield from self._additions(type_url, full)
         for type_url in sorted(types, key=_removal_rank):
-            if self._watches[type_url].dirty and _group(type_url) not in full:
+            if self._watches[type_url].dirty and not full & _around(type_url):
                 yield from self._finish(type_url, full)
 
     def _additions(self, type_url: str, full: set[str]) -> Iterator[DeltaDiscoveryResponse]:
         watch, entries = self._watches[type_url], self.snapshot[type_url]
-        removed = [] if type_url in REMOVE_LAST else watch.removed(entries)
+        removed = watch.removed(entries)
+        if type_url in REMOVE_LAST:  # but at once what never was: somebody waits for it
+            removed = [name for name in removed if name not in watch.held]
         yield from self._send(type_url, watch.changed(entries), removed, full)
 
     def _finish(self, type_url: str, full: set[str]) -> Iterator[DeltaDiscoveryResponse]:
         """What is left of a type: its late removals, and the empty answer that a first request waits for."""
         watch, entries = self._watches[type_url], self.snapshot[type_url]
         yield from self._send(type_url, [], watch.removed(entries), full)
-        if not watch.greeted and _group(type_url) not in full:
+        if full & _around(type_url):
+            return
+        if not watch.greeted:
             yield self._response(type_url, [], [])
-        if _group(type_url) not in full:
-            watch.dirty, watch.whole, watch.compared = False, False, entries
+        watch.dirty, watch.whole, watch.compared = False, False, entries
 
     def _send(
         self, type_url: str, changed: Sequence[str], removed: Sequence[str], full: set[str]
@@ -188,8 +213,18 @@ class Publisher:
 
 
 def _group(type_url: str) -> str:
-    """Types that refer to each other share one window, so that a later one never overtakes an earlier one."""
-    return CDS if type_url in CHAIN else type_url
+    """Types that share one window."""
+    return CDS if type_url in CHAIN and type_url != EDS else type_url
+
+
+def _before(type_url: str) -> frozenset[str]:
+    """Groups whose full window stops additions: what refers to others doesn't overtake them."""
+    return frozenset({type_url}) if type_url == EDS else _around(type_url)
+
+
+def _around(type_url: str) -> frozenset[str]:
+    """Groups whose full window stops removals: of clusters and endpoints too, while something may still use them."""
+    return frozenset({CDS, EDS}) if type_url in CHAIN else frozenset({type_url})
 
 
 def _removal_rank(type_url: str) -> int:

@@ -106,7 +106,7 @@ class _AdsStream:
     def __init__(self, context: Any, session: AdsSession, is_envoy: bool) -> None:
         self._context = context
         self._session = session
-        self._publisher = Publisher(forgetful=is_envoy)
+        self._publisher = Publisher(forgetful=is_envoy, whole=not is_envoy)
 
     async def run(self, first: Any) -> None:
         latest = self._session.snapshot

@@ -18,7 +18,7 @@ class FakeStream:
 
     def __init__(self, plane: "FakeControlPlane", address: HostPort, identity: Identity) -> None:
         self.address, self.identity = address, identity
-        self.publisher = Publisher()
+        self.publisher = Publisher(whole=True)
         self.responses: asyncio.Queue[DeltaDiscoveryResponse | None] = asyncio.Queue()
         self.requests: list[DeltaDiscoveryRequest] = []
         self._plane = plane

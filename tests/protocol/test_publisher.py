@@ -195,6 +195,49 @@ def test_a_client_that_does_not_answer_costs_a_window_and_then_gets_the_newest_s
     assert not publisher.settled
 
 
+def test_endpoints_do_not_wait_for_answers_that_wait_for_them_but_their_removal_does() -> None:
+    """Clusters are answered when they are warm: with their window full, their endpoints must get through."""
+    publisher = Publisher({CDS: {}, EDS: {"old": entry("1")}})
+    ask(publisher, CDS)
+    answer(publisher, ask(publisher, EDS, "old").responses[0])
+    for i in range(module.WINDOW):
+        publisher.on_snapshot({CDS: {"a": entry(str(i))}, EDS: publisher.snapshot[EDS]})
+    assert told(publisher.on_snapshot({CDS: publisher.snapshot[CDS], EDS: {"a": entry("1")}})) == []
+    assert told(ask(publisher, EDS, "a", "nowhere")) == [("ClusterLoadAssignment", ["a"], ["nowhere"])]
+
+
+def told_whole(publisher: Publisher, reaction: Reaction) -> list[tuple[str, list[str], list[str]]]:
+    """Everything that follows while the client answers at once, in order."""
+    found, waiting = told(reaction), list(reaction.responses)
+    while waiting:
+        reaction = answer(publisher, waiting.pop(0))
+        found += told(reaction)
+        waiting += reaction.responses
+    return found
+
+
+def test_a_snapshot_is_told_to_its_end_although_the_world_has_moved_on_then_comes_the_newest() -> None:
+    first = {CDS: {"a": entry("1")}, EDS: {"a": entry("1")}, LDS: {"l": entry("to a")}}
+    publisher = Publisher(first, whole=True)
+    clusters = ask(publisher, CDS)
+    listeners = ask(publisher, LDS)
+    for name in ("b", "c"):
+        snapshot = {CDS: {name: entry("1")}, EDS: {name: entry("1")}, LDS: {"l": entry(f"to {name}")}}
+        assert told(publisher.on_snapshot(snapshot)) == []
+    assert told(ask(publisher, EDS, "a")) == [("ClusterLoadAssignment", ["a"], [])]  # it is what the listener uses
+    assert not publisher.settled
+    for nonce, kind in enumerate((clusters, listeners), 1):
+        assert told(answer(publisher, kind.responses[0])) == [], nonce
+    last = DeltaDiscoveryRequest(type_url=EDS, response_nonce="3")
+    assert told_whole(publisher, publisher.on_request(last)) == [
+        ("Cluster", ["c"], []),
+        ("Listener", ["l"], []),
+        ("ClusterLoadAssignment", [], ["a"]),
+        ("Cluster", [], ["a"]),
+    ]
+    assert publisher.settled
+
+
 @pytest.mark.parametrize(
     "request_",
     [

@@ -16,6 +16,8 @@ from meshagent.protocol.types import CDS, EDS, LDS, NDS, WILDCARD
 TYPES = (CDS, EDS, LDS, NDS)
 NAMES = ("a", "b", "c", "d")
 names = st.sets(st.sampled_from(NAMES))
+#: Publishers as they are used: plain, towards Envoy, towards an agent.
+KINDS = st.sampled_from([{}, {"forgetful": True}, {"whole": True}])
 
 
 class TwoHalves(RuleBasedStateMachine):
@@ -29,16 +31,16 @@ class TwoHalves(RuleBasedStateMachine):
         self.down: deque[DeltaDiscoveryResponse] = deque()
         self.up: deque[DeltaDiscoveryRequest] = deque()
 
-    @initialize(forgetful=st.booleans())
-    def connect(self, forgetful: bool) -> None:
-        self.publisher = Publisher({t: dict(entries) for t, entries in self.desired.items()}, forgetful)
+    @initialize(kind=KINDS)
+    def connect(self, kind: dict[str, bool]) -> None:
+        self.publisher = Publisher({t: dict(entries) for t, entries in self.desired.items()}, **kind)
         self.down.clear()
         self.up.clear()
         self.up.extend(self.subscriber.open())
 
-    @rule(forgetful=st.booleans())
-    def reconnect(self, forgetful: bool) -> None:
-        self.connect(forgetful)
+    @rule(kind=KINDS)
+    def reconnect(self, kind: dict[str, bool]) -> None:
+        self.connect(kind)
 
     @rule(type_url=st.sampled_from(TYPES), name=st.sampled_from(NAMES), content=st.integers(0, 4))
     def put(self, type_url: str, name: str, content: int) -> None:

@@ -20,7 +20,7 @@ from meshagent.agent.envoy.process import Proxy
 from meshagent.agent.envoy.state import ProxyState
 from meshagent.agent.identity.sds import SdsServer
 from meshagent.agent.relay.cache import Cache
-from meshagent.agent.relay.relay import Relay
+from meshagent.agent.relay.relay import PATIENCE, Relay
 from meshagent.agent.relay.server import RelayServer
 from meshagent.agent.upstream.session import Session
 from meshagent.config.settings import ProxyConfig
@@ -56,9 +56,16 @@ def own_root() -> Iterator[Paths]:
 
 
 class Side:
-    """Everything between a control plane and Envoy."""
+    """Everything between a control plane and Envoy. ``patience``: how long an offer waits for what must come first."""
 
-    def __init__(self, paths: Paths, plane: FakeControlPlane, authority: Authority | None = None) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        plane: FakeControlPlane,
+        authority: Authority | None = None,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
         self.paths, self.plane = paths, plane
         self.authority = authority or Authority()
         clock, self.conditions = SystemClock(), Recorder()
@@ -66,7 +73,7 @@ class Side:
         files.make_dir(paths.run, mode=0o755)
         self.identity: Latest[Identity] = Latest(fresh_identity(self.authority))
         self.cache = Cache(paths.state / "cache", clock, self.conditions, delay=0.05)
-        self.relay = Relay(self.cache, self.conditions, gate=GATE)
+        self.relay = Relay(self.cache, self.conditions, gate=GATE, patience=patience)
         self.sds = SdsServer(self.identity, paths.sds_socket, USER.gid)
         self.ads = RelayServer(self.relay, paths.xds_socket, USER.gid)
         self.subscriber = Subscriber(Node(id="n"), [CDS, LDS, NDS, HOST_POLICY], {EDS: (), RDS: ()})

@@ -166,42 +166,6 @@ def test_what_cannot_be_decoded_is_refused_without_asking_envoy() -> None:
     run(story)
 
 
-def test_connections_never_fail_while_endpoints_clusters_and_listeners_change() -> None:
-    async def story(mesh: Mesh) -> None:
-        failures = 0
-        stop = asyncio.Event()
-
-        async def client() -> int:
-            done = 0
-            nonlocal failures
-            while not stop.is_set():
-                failures += await echoed() != b"hello"
-                done += 1
-            return done
-
-        working = asyncio.create_task(client())
-        for i in range(60):
-            cluster = eds_cluster("app")
-            cluster.alt_stat_name = f"app{i % 3}"
-            mesh.publish(
-                clusters={"app": entry(cluster), f"extra{i % 5}": entry(eds_cluster(f"extra{i % 5}", 1 + i % 7))},
-                endpoints={
-                    "app": entry(endpoints("app", *[mesh.port] * (1 + i % 4))),
-                    f"extra{i % 5}": entry(endpoints(f"extra{i % 5}", mesh.port)),
-                },
-                listeners={"other": entry(tcp_listener("other", 18085, f"extra{i % 5}"))},
-            )
-            await asyncio.sleep(0.01)
-        await eventually(lambda: not mesh.side.relay._queue, 10)
-        stop.set()
-        done = await working
-        assert done > 20
-        assert failures == 0
-        assert not mesh.refused
-
-    run(story)
-
-
 def test_an_envoy_that_comes_later_gets_everything_although_nobody_was_there_to_judge() -> None:
     async def story(paths: Paths) -> None:
         server = await echo_server()
