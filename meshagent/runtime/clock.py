@@ -13,6 +13,11 @@ class Clock(Protocol):
     def now(self) -> datetime: ...
 
 
+def boot_seconds() -> float:
+    """Seconds since this machine booted, also those it slept: for ages that are kept over a restart of a program."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class SystemClock:
     """The machine's own clocks."""
 

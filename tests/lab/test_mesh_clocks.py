@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshagent.lab import Host, wait_until
-from tests.lab.clocks import wrong_clock
+from tests.lab.clocks import JumpingClock, wrong_clock
 from tests.lab.mesh import Mesh, open_web_and_cache, wait_hub
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("mesh-clocks")]
@@ -47,6 +47,38 @@ def test_a_hub_whose_clock_is_off_by_a_day_is_told_and_served_all_the_same(mesh:
             restart_hub(mesh)
     mesh.settle()
     wait_until(lambda: mesh.conditions(web) == [], 60, "web as before")
+
+
+@pytest.mark.parametrize(
+    ("days", "side"), [(1, "ahead of"), pytest.param(-1, "behind", marks=pytest.mark.long)], ids=["on", "back"]
+)
+def test_a_host_whose_own_clock_jumps_by_a_day_says_so_and_cuts_nobody(mesh: Mesh, days: int, side: str) -> None:
+    web = mesh.members["web"]
+    with JumpingClock() as clock, mesh.busy(web, "cache") as busy:
+        restart_agent(mesh, web, clock.environment)
+        web.meshagent("proxy", "restart")  # the busy connection now lives on the older epoch, for a day at most
+        before = web.meshagent_json("certs")["serial"]
+        clock.jump(days * 86_400)
+        try:
+            told = wait_until(lambda: condition(mesh, web, "clock-skew"), 60, "the condition", 0.1)
+            assert f"{side} the hub's" in told["text"]
+            busy.goes_on(100)
+            assert mesh.redis(web, "cache") == "PONG"
+            status = mesh.status(web)
+            assert [c["code"] for c in status["conditions"]] == ["clock-skew"]
+            assert status["control_plane"]["connected"] and status["control_plane"]["config_age"] == 0
+            assert status["capture"]["in_sync"] and status["capture"]["active"]
+            assert web.meshagent_json("certs")["serial"] == before
+            assert web.meshagent_json("proxy", "show")["parent"]["connections"] == 1
+        finally:
+            restart_agent(mesh, web)
+        busy.goes_on()
+
+
+def restart_agent(mesh: Mesh, host: Host, env: dict[str, str] | None = None) -> None:
+    mesh.agents[host.name].stop()
+    mesh.agents[host.name] = host.start_meshagent("run", log="agent", env=env)
+    mesh.settle(60)
 
 
 def rotate(host: Host, *, refused: bool) -> None:

@@ -20,6 +20,7 @@ from meshagent.agent.envoy.record import Older, Record, Records
 from meshagent.machine import services
 from meshagent.machine.services import Handle
 from meshagent.model.paths import Paths
+from meshagent.runtime.clock import boot_seconds
 
 log = structlog.get_logger()
 
@@ -59,7 +60,7 @@ def _with_coming(record: Record | None, found: list[tuple[int, Handle]]) -> Reco
     coming = next((handle for epoch, handle in found if epoch == record.epoch + 1), None)
     if coming is None:
         return replace(record, coming="")
-    return record.relieved_by(coming, record.coming, time.time())
+    return record.relieved_by(coming, record.coming, time.time(), boot_seconds())
 
 
 async def _choose(paths: Paths, record: Record) -> tuple[Record, int] | None:

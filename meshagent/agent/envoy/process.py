@@ -31,7 +31,7 @@ from meshagent.machine import process, services
 from meshagent.model.condition import ConditionSink
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
-from meshagent.runtime.clock import Clock
+from meshagent.runtime.clock import Clock, boot_seconds
 from meshagent.runtime.latest import Latest
 
 log = structlog.get_logger()
@@ -184,7 +184,7 @@ class Proxy:
             raise
         if not handover.cut(self._paths.proxy_dir, record.base_id, record.epoch):
             log.warning("the older proxy can't be kept for its connections", pid=record.handle.pid)
-        following = record.relieved_by(handle, program.version, time.time())
+        following = record.relieved_by(handle, program.version, time.time(), boot_seconds())
         self._records.save(following)
         self._next = Held(pidfd, following)
         self._publish(following, adopted=False, ready=True)

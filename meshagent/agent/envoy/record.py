@@ -21,13 +21,15 @@ BASE_IDS = range(1_000_000, 200_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Older:
-    """The epoch that was relieved by the recorded one, at ``since`` (seconds since 1970)."""
+    """The epoch that was relieved by the recorded one, at ``since`` (seconds since 1970, for people) and ``since_boot``
+    (seconds after boot: ages go by the clock that nobody sets; 0 in a record of an older version)."""
 
     handle: Handle
     version: str
     epoch: int
     base_id: int
     since: float
+    since_boot: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,9 @@ class Record:
     def base_ids(self) -> tuple[int, ...]:
         return tuple({self.base_id, *((self.parent.base_id,) if self.parent else ())})
 
-    def relieved_by(self, handle: Handle, version: str, since: float) -> "Record":
+    def relieved_by(self, handle: Handle, version: str, since: float, since_boot: float = 0.0) -> "Record":
         """The record once the next epoch serves."""
-        parent = Older(self.handle, self.version, self.epoch, self.base_id, since)
+        parent = Older(self.handle, self.version, self.epoch, self.base_id, since, since_boot)
         return Record(handle, version, self.epoch + 1, self.base_id, parent=parent)
 
 
@@ -138,13 +140,14 @@ def _older_dict(older: Older) -> dict[str, Any]:
         "epoch": older.epoch,
         "base_id": older.base_id,
         "since": older.since,
+        "since_boot": older.since_boot,
     }
 
 
 def _older(data: object) -> Older | None:
     if not isinstance(data, dict):
         return None
-    found, since = _record(data), data.get("since")
-    if found is None or not isinstance(since, int | float):
+    found, since, since_boot = _record(data), data.get("since"), data.get("since_boot", 0.0)
+    if found is None or not isinstance(since, int | float) or not isinstance(since_boot, int | float):
         return None
-    return Older(found.handle, found.version, found.epoch, found.base_id, float(since))
+    return Older(found.handle, found.version, found.epoch, found.base_id, float(since), float(since_boot))

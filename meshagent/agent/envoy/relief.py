@@ -21,6 +21,7 @@ from meshagent.machine import files, services, sockets
 from meshagent.machine.segments import segment
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
+from meshagent.runtime.clock import boot_seconds
 
 log = structlog.get_logger()
 
@@ -52,7 +53,7 @@ class Relief:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _look(self, parent: Older) -> None:
-        age = time.time() - parent.since
+        age = boot_seconds() - parent.since_boot if parent.since_boot else time.time() - parent.since
         if handover.ours(self._paths, parent.handle, parent.epoch):
             if not self._told:
                 with contextlib.suppress(MeshagentError):  # a full disk: they go when they are used next
