@@ -32,6 +32,14 @@ def mesh_users(facts: Mapping[str, Any], peers: Mapping[str, Any]) -> tuple[tupl
     return lines, tuple(in_use_risk(lines))
 
 
+def names_asked(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Names of the mesh that programs here asked for lately: ``name, times, seconds_ago``. ``facts`` as above.
+
+    No reason to refuse by itself (whoever tried a name once before leaving did it, too), but worth a word.
+    """
+    return [{**each, "seconds_ago": round(each["seconds_ago"])} for each in facts.get("asked", ())]
+
+
 def _lives(address: MeshAddress) -> bool:
     """Whether somebody accepts there without the mesh: our mark goes past capture."""
     family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6

@@ -12,12 +12,14 @@ from meshagent.cli import render
 from meshagent.cli.calls import call_agent, enrolled, start_hint
 from meshagent.cli.context import emit, progress, settings, shared_options
 from meshagent.cli.plan import POSTURES, accept_option, make, refuse
-from meshagent.cli.status import left
+from meshagent.cli.status import duration, left
 from meshagent.machine.users import require_root
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.ports import CONTROL_PLANE
 
 MAX_TOKEN = 4096
+#: For people; programs get all of them.
+_MOST_NAMES = 5
 
 
 @click.command(epilog="Example: meshagent enroll hub.example:15012 file:/root/token --confirm 120")
@@ -127,9 +129,10 @@ def leave(drain: int, wait: bool, purge: bool, accept: tuple[str, ...]) -> None:
     from meshagent.agent.leave import leave_mesh
 
     require_root("leaving")
-    users = _users(accept) if enrolled(settings().paths) else ()
+    users, asked = _users(accept) if enrolled(settings().paths) else ((), [])
     answer = asyncio.run(leave_mesh(settings().paths, drain=None if wait else drain, purge=purge, progress=progress))
     answer["warnings"] += [f"has nowhere to go now: {line}" for line in users]
+    answer["asked"] = asked
     if settings().json:
         emit(answer)
         return
@@ -143,6 +146,14 @@ def leave(drain: int, wait: bool, purge: bool, accept: tuple[str, ...]) -> None:
         click.echo(f"closed after the drain: {line}")
     for line in answer["warnings"]:
         click.echo(f"warning: {line}", err=True)
+    if asked:
+        click.echo(f"asked for lately by programs here, and unknown from now on: {_asked(asked)}", err=True)
+
+
+def _asked(names: list[dict[str, Any]]) -> str:
+    """The most asked ones."""
+    shown = [f"{n['name']} ({n['times']} times, {duration(n['seconds_ago'])} ago)" for n in names[:_MOST_NAMES]]
+    return ", ".join(shown) + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
 
 
 def _drained(drain: dict[str, Any], *, cut: bool) -> str:
@@ -151,15 +162,18 @@ def _drained(drain: dict[str, Any], *, cut: bool) -> str:
     return f"drained for {drain['seconds']:g} s: connections in use: {drain['connections']}, {ended}"
 
 
-def _users(accept: Collection[str]) -> tuple[str, ...]:
-    """Who uses the mesh here, a line each; raises ``RefusedError`` where that wasn't accepted."""
+def _users(accept: Collection[str]) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """(who uses the mesh here, a line each; names asked for lately). Raises ``RefusedError`` unless accepted."""
     from meshagent.agent.judge.risks import require_accepted
-    from meshagent.agent.using import mesh_users
+    from meshagent.agent.using import mesh_users, names_asked
 
     facts = _ask("plan.facts")
     lines, risks = mesh_users(facts, _ask("peers") if facts else {})  # who hangs is asked once
+    asked = names_asked(facts)
+    if asked:
+        progress(f"names of the mesh asked for lately: {_asked(asked)}")
     require_accepted(risks, accept)
-    return lines
+    return lines, asked
 
 
 def _ask(method: str) -> dict[str, Any]:

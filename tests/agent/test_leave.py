@@ -189,6 +189,7 @@ def test_while_a_program_uses_a_mesh_name_leaving_is_refused_until_it_is_accepte
         assert "web" in known(mesh)
         answer = web.meshagent_json("leave", "--drain", "0", "--purge", *IN_USE)
         assert any(address in line for line in answer["warnings"])
+        assert [each["name"] for each in answer["asked"]] == ([MESH_NAME] if agent == "agent-runs" else [])
     given_back(mesh, web)
 
 
@@ -219,7 +220,7 @@ def test_leaving_twice_in_a_row_finds_nothing_to_do_the_second_time(mesh: Mesh, 
     assert web.meshagent_json("leave", "--drain", "1", "--purge")["was_enrolled"]
     again = web.meshagent_json("leave", "--drain", "1", "--purge")
     assert again.pop("seconds") < 10
-    assert again == {"was_enrolled": False, "removed": [], "closed": [], "drain": None, "warnings": []}
+    assert again == {"was_enrolled": False, "removed": [], "closed": [], "drain": None, "warnings": [], "asked": []}
     given_back(mesh, web)
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from meshagent.agent.control.status import Known, build_status, from_epoch, rfc3
 from meshagent.agent.envoy.process import Proxy
 from meshagent.agent.identity.rotator import Rotator
 from meshagent.agent.kept import Kept
+from meshagent.agent.names.recent import AskedName
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.upstream.announce import Announcer
 from meshagent.config.edit import set_posture
@@ -51,6 +52,7 @@ class Parts:
     known: Callable[[], "asyncio.Future[Known] | Any"]
     stop: asyncio.Event
     hub_addresses: Callable[[], Collection[IPAddress]]
+    asked_names: Callable[[], Sequence[AskedName]]
 
 
 class Methods:
@@ -180,6 +182,7 @@ class Methods:
             "policy": {str(port): mode.value for port, mode in kept.policy.value.plaintext.items()},
             "hub": [str(ip) for ip in sorted(self._parts.hub_addresses(), key=str)],
             "taken": [each.text for each in kept.taken.value],
+            "asked": [asdict(each) for each in self._parts.asked_names()],
         }
 
     async def leave(self, _params: dict[str, Any]) -> dict[str, Any]:

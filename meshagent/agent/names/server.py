@@ -7,12 +7,14 @@ by ``add_reader`` and drained up to 64 datagrams per wake-up: measured 4 times t
 import asyncio
 import errno
 import socket
+import time
 from dataclasses import dataclass
 
 import structlog
 
 from meshagent.agent.names.answer import Answerer, Verdict
 from meshagent.agent.names.forward import ServerHealth, UdpForwarder
+from meshagent.agent.names.recent import AskedName, RecentNames
 from meshagent.agent.names.resolver import DnsPlan
 from meshagent.agent.names.stream import TcpService
 from meshagent.agent.names.table import NameIndex
@@ -63,10 +65,20 @@ class NamesServer:
         self._answerer = Answerer(index.value)
         health = ServerHealth(conditions)
         self._udp = UdpForwarder(lambda: plan.value, health, mark=mark, port=upstream_port)
-        self._tcp = TcpService(self.answerer, lambda: plan.value, health, mark=mark, port=upstream_port)
+        self._tcp = TcpService(
+            self.answerer, lambda: plan.value, health, mark=mark, port=upstream_port, note=self._note
+        )
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self.counts = Counts()
+        self._recent = RecentNames()
+
+    def asked(self) -> tuple[AskedName, ...]:
+        """Names of the mesh that programs here asked for lately."""
+        return self._recent.lately(time.monotonic())
+
+    def _note(self, query: bytes) -> None:
+        self._recent.note(query, self._index.value.hosts, time.monotonic())
 
     def answerer(self) -> Answerer:
         """The answerer of the newest index."""
@@ -120,8 +132,8 @@ class NamesServer:
         self._udp.close()
 
     def _readable(self, sock: socket.socket) -> None:
-        answer = self.answerer().udp
-        counts = self.counts
+        answer, hosts, now = self.answerer().udp, self._index.value.hosts, time.monotonic()
+        counts, note = self.counts, self._recent.note
         for _ in range(_PER_WAKE_UP):
             try:
                 query, client = sock.recvfrom(_LONGEST_QUERY)
@@ -135,6 +147,7 @@ class NamesServer:
                 counts.dropped += 1
             else:
                 counts.answered += 1
+                note(query, hosts, now)
                 _send(sock, reply, client)
 
     def _forward(self, sock: socket.socket, query: bytes, client: tuple[str, int]) -> None:

@@ -37,7 +37,10 @@ def write_message(writer: asyncio.StreamWriter, message: bytes) -> None:
 
 
 class TcpService:
-    """Serves TCP clients; ``connect`` an instance's ``serve`` to ``asyncio.start_server``."""
+    """Serves TCP clients; ``connect`` an instance's ``serve`` to ``asyncio.start_server``.
+
+    ``note`` hears each query that was answered from here.
+    """
 
     def __init__(
         self,
@@ -47,8 +50,10 @@ class TcpService:
         *,
         mark: int | None,
         port: int,
+        note: Callable[[bytes], None] = lambda _query: None,
     ) -> None:
         self.answerer = answerer
+        self.note = note
         self.upstreams = upstreams
         self.health = health
         self.mark = mark
@@ -123,6 +128,7 @@ class _Session:
                 break
             reply = self._service.answerer().tcp(query)
             if isinstance(reply, bytes):
+                self._service.note(query)
                 await self._answer(reply)
             elif reply is Verdict.FORWARD:
                 await self._pass_on(query)
