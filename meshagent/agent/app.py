@@ -26,6 +26,7 @@ from meshagent.agent.footprint import Footprint
 from meshagent.agent.gates import Gates
 from meshagent.agent.guarding import ensure_guard
 from meshagent.agent.health.tracker import Tracker
+from meshagent.agent.heard import Heard
 from meshagent.agent.here import Here
 from meshagent.agent.identity.hubclock import HubClock
 from meshagent.agent.identity.keys import WorkloadKeyKind
@@ -205,8 +206,9 @@ class Agent:
         self.cache, self.relay = cache, Relay(cache, self.tracker)
         self.kept = Kept(self.paths.captured, self.guard, self.relay.taps, self.relay.settled, self.taken)
         self.relay_server = RelayServer(self.relay, self.paths.xds_socket, self.footprint.gid)
+        restored = self.relay.restore()
         subscriber = Subscriber(build_node(self._workload(config)), (CDS, LDS, NDS, HOST_POLICY))
-        subscriber.restore(self.relay.restore())
+        subscriber.restore(restored)
         self.session = Session(
             subscriber,
             self.relay.offer,
@@ -217,6 +219,8 @@ class Agent:
             self.clock,
             own=self.here.addresses,
         )
+        self.heard = Heard(self.paths.heard, self.here.boot_id, self.session.state, self.config.config, self.tracker)
+        self.heard.start(cache.saved_at.value)
 
     def _workload(self, config: AgentConfig) -> Workload:
         enrolment, addresses = self.enrolment, self.here.addresses.value
@@ -250,6 +254,7 @@ class Agent:
                 doors=self.kept.doors,
                 capture_dns=derived.capture_dns,
                 suspended=self.suspension.suspended,
+                too_old=self.heard.too_old,
             ),
             self.guard,
             self.tracker,
@@ -313,6 +318,7 @@ class Agent:
             "ports": self.ports.run,
             "memory": forget_start,
             "session": self.session.run,
+            "heard": self.heard.run,
             "rotator": self.rotator.run,
             "declared": self.declared.run,
             "locator": self.locator.run,
@@ -389,6 +395,7 @@ class Agent:
                 known=self._known,
                 stop=self._stop,
                 hub_addresses=lambda: self.here.facts.value.hub_addresses,
+                asked_names=self.names.asked,
             )
         )
 
@@ -397,7 +404,6 @@ class Agent:
             listing = await asyncio.to_thread(self.guard.listing)
         except MeshagentError:
             listing = None  # the guard is away: its condition says so
-        saved = self.cache.saved_at.value
         return Known(
             enrolment=self.enrolment,
             identity=self.identity.value,
@@ -413,7 +419,7 @@ class Agent:
             callers=verify.callers(listing),
             around_proxy=verify.around_proxy(listing),
             conditions=self.tracker.conditions(),
-            config_age=(self.clock.now() - saved).total_seconds() if saved else None,
+            config_age=self.heard.age,
             now=self.clock.now(),
         )
 

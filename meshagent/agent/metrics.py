@@ -59,6 +59,8 @@ def not_ready(known: Known) -> list[str]:
         reasons.append("the proxy is not ready")
     if known.identity.not_after <= known.now:
         reasons.append("the certificate has expired")
+    if any(condition.code == "config-too-old" for condition in known.conditions):
+        reasons.append("what is known of the mesh is older than it may be")
     if known.capture.bypassed_since is not None:
         reasons.append("connections go around the proxy")
     return reasons
@@ -72,8 +74,7 @@ def numbers(known: Known, queries: Counts, version: str) -> Metrics:
     for condition in known.conditions:
         values.add(metrics.CONDITIONS, code=condition.code, severity=condition.severity.value)
     values.set(metrics.CONTROL_PLANE_CONNECTED, known.upstream.connected)
-    if known.config_age is not None:
-        values.set(metrics.CONFIG_AGE, round(known.config_age, 3))
+    values.set(metrics.CONFIG_AGE, round(known.config_age, 3))
     values.set(metrics.CERTIFICATE_EXPIRY, known.identity.not_after.astimezone(UTC).timestamp())
     values.set(metrics.CAPTURE_ACTIVE, known.capture.active)
     values.set(metrics.CAPTURE_IN_SYNC, known.capture.in_sync)

@@ -91,7 +91,9 @@ def _draw(answer: dict[str, Any]) -> None:
 
 
 def _connected(plane: dict[str, Any]) -> str:
-    return f"connected since {plane['since']}" if plane["connected"] else f"away since {plane['since']}"
+    if plane["connected"]:
+        return f"connected since {plane['since']}"
+    return f"away since {plane['since']}, last heard {duration(int(plane['config_age']))} ago"
 
 
 def _capture_line(capture: dict[str, Any]) -> str:
@@ -124,12 +126,15 @@ def left(rfc3339: str) -> str:
         seconds = int((datetime.fromisoformat(rfc3339) - datetime.now(UTC)).total_seconds())
     except ValueError:
         raise MeshagentError("bad-time", f"{rfc3339!r} is not a time") from None
-    if seconds <= 0:
-        return "0 s (past)"
+    return duration(seconds) if seconds > 0 else "0 s (past)"
+
+
+def duration(seconds: int) -> str:
+    """``6 d 23 h``: two units."""
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
     parts: list[str] = []
     for size, name in units:
         count, seconds = divmod(seconds, size)
         if count or parts:
             parts.append(f"{count} {name}")
-    return " ".join(parts[:2])
+    return " ".join(parts[:2]) or "0 s"

@@ -20,6 +20,7 @@ from meshagent.config.settings import (
     InboundScope,
     Ipv6Mode,
     KeyType,
+    LastKnownConfig,
     LogConfig,
     LogFormat,
     LogLevel,
@@ -52,6 +53,7 @@ _name = matching(
 )
 _uid = integer(0, 2**32 - 2)  # (uid_t) -1 means "unchanged" to the kernel
 
+_DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -93,6 +95,7 @@ def _agent(at: At) -> AgentConfig:
                 "identity": lambda at: IdentityConfig(**fields(at, {"key_type": choice(KeyType)})),
                 "log": lambda at: LogConfig(**fields(at, {"level": choice(LogLevel), "format": choice(LogFormat)})),
                 "metrics": lambda at: MetricsConfig(**fields(at, {"listen": _listen})),
+                "last_known": lambda at: LastKnownConfig(**fields(at, {"max_age": _max_age})),
             },
         )
     )
@@ -146,6 +149,18 @@ def _memory(at: At) -> int:
     if not 64 << 20 <= size <= 1 << 40:  # an idle Envoy alone holds 64 MB
         raise at.wrong(f"{checks.shown(value)} is not a size", "write auto, or a size from 64M like 512M or 2G")
     return size
+
+
+def _max_age(at: At) -> int:
+    """Seconds; 0 for ``none``."""
+    value = at.node.value
+    if value == "none":
+        return 0
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", str(value), re.ASCII)
+    seconds = int(match[1]) * _DURATIONS[match[2]] if match else 0
+    if not 10 <= seconds <= 366 * 86_400:  # a hub that is restarted is away for some seconds
+        raise at.wrong(f"{checks.shown(value)} is not an age", "write none, or an age from 10s to 366d like 12h or 7d")
+    return seconds
 
 
 def _listen(at: At) -> HostPort | None:

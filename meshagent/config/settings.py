@@ -183,6 +183,13 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LastKnownConfig:
+    """What this host serves from while the control plane is away; ``max_age`` in seconds, 0 = however old."""
+
+    max_age: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """The whole of ``agent.yaml``.
 
@@ -202,3 +209,4 @@ class AgentConfig:
     identity: IdentityConfig = field(default_factory=IdentityConfig)
     log: LogConfig = field(default_factory=LogConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    last_known: LastKnownConfig = field(default_factory=LastKnownConfig)

@@ -76,6 +76,11 @@ class Paths:
         return self.state / "capture-off.json"
 
     @property
+    def heard(self) -> Path:
+        """When the control plane was last heard."""
+        return self.state / "heard.json"
+
+    @property
     def guard_log(self) -> Path:
         return self.run / "guard.log"
 

@@ -31,7 +31,7 @@ STATUS = {
         "connected": FLAG,
         "since": (Time, NONE),
         "last_error": TEXT,
-        "config_age": (int, float, NONE),
+        "config_age": NUMBER,
     },
     "capture": {
         "backend": TEXT,
@@ -122,6 +122,7 @@ LEAVE = {
     "closed": [TEXT],
     "drain": ({"limit": (int, NONE), "seconds": NUMBER, "connections": int}, NONE),
     "warnings": [TEXT],
+    "asked": [{"name": TEXT, "times": int, "seconds_ago": int}],
 }
 POSTURE = {"posture": TEXT, "confirm_until": (Time, NONE), "suspended": FLAG}
 CONFIRM = {"confirmed": FLAG}

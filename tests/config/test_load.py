@@ -84,6 +84,7 @@ dns: {mode: off}
 proxy: {concurrency: 4, memory: 512M, allow_version: 1.38.0, binary: /opt/envoy}
 identity: {key_type: rsa-3072}
 metrics: {listen: off}
+last_known: {max_age: 12h}
 """
     )
     assert config.hub == (HostPort("hub.example", 15012), HostPort("2001:db8::1", 9999))
@@ -106,6 +107,13 @@ metrics: {listen: off}
     assert config.proxy == ProxyConfig("/opt/envoy", "meshagent-proxy", 4, 512 << 20, "1.38.0")
     assert config.identity.key_type is KeyType.RSA_3072
     assert config.metrics == MetricsConfig(None)
+    assert config.last_known.max_age == 12 * 3600
+
+
+@pytest.mark.parametrize("text", ["5s", "0", "12", "1.5h", "-1d", "999999d", "12 h", "true"])
+def test_an_age_that_is_none_is_refused_by_name(text: str) -> None:
+    (problem,) = problems(f"last_known: {{max_age: {text}}}")
+    assert "last_known.max_age" in problem and "10s to 366d" in problem
 
 
 def test_all_mistakes_are_told_at_once_each_with_line_path_and_remedy() -> None:

@@ -1,5 +1,6 @@
 """``capture off`` and ``capture on`` on hosts that serve: nobody is cut off, and it lasts."""
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from meshagent.lab import Host, recipes, wait_until
-from tests.lab.mesh import Mesh, open_mesh
+from meshagent.machine import state
+from meshagent.model.errors import MeshagentError
+from tests.lab.mesh import Mesh, open_mesh, wait_hub
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("switch")]
 
@@ -129,3 +132,46 @@ def test_leaving_while_capture_is_off_gives_the_host_back(mesh: Mesh) -> None:
     mesh.leave(web)
     assert mesh.left_over(web) == []
     mesh.join_all((web, []))
+
+
+def test_what_is_known_of_the_mesh_may_be_too_old_to_go_by_until_the_hub_is_back(opened: Mesh) -> None:
+    web = opened.lab.hosts["web"]
+    config = web.root / "etc/meshagent/agent.yaml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    before = config.read_text() if config.exists() else ""
+    with opened.busy(web, "cache") as busy:
+        opened.hub_program.stop()
+        opened.agents["web"].stop()
+        heard_an_hour_ago(web)
+        config.write_text(before + "\nlast_known: {max_age: 30m}\n")
+        opened.start(web)
+        try:
+            wait_until(lambda: "config-too-old" in conditions_of(opened, web), 60, "the condition", 0.2)
+            assert opened.status(web)["control_plane"]["config_age"] > 3600
+            wait_until(lambda: not captures(web), 20, "nothing new captured")
+            with pytest.raises(ConnectionRefusedError):
+                web.connect(busy.address, 6379)
+            busy.goes_on(20)
+            opened.hub_program = opened.hub.start_meshagent("hub", "run", log="hub")
+            wait_hub(opened)
+            opened.settle(60)
+            wait_until(lambda: captures(web), 20, "captured again")
+            assert opened.redis(web, "cache") == "PONG"
+            busy.goes_on(20)
+        finally:
+            config.write_text(before)
+    wait_until(lambda: opened.conditions(web) == [], 30, "web as before")
+
+
+def heard_an_hour_ago(host: Host) -> None:
+    """As if the hub had been away for so long before the agent starts."""
+    path = host.root / "var/lib/meshagent/heard.json"
+    found = state.read_state(path).data or {}
+    state.write_state(path, {**found, "boot_seconds": found["boot_seconds"] - 3600})
+
+
+def conditions_of(mesh: Mesh, host: Host) -> list[str]:
+    """None while the agent starts."""
+    with contextlib.suppress(MeshagentError):
+        return mesh.conditions(host)
+    return []

@@ -47,7 +47,8 @@ __all__ = ["CaptureController", "CaptureStatus", "Inputs"]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Everything that decides what is captured. ``suspended``: ``capture off`` was asked for."""
+    """Everything that decides what is captured. ``suspended``: ``capture off`` was asked for; ``too_old``: what is
+    known of the mesh is older than it may be."""
 
     facts: Latest[HostFacts]
     posture: Latest[Posture]
@@ -58,6 +59,7 @@ class Inputs:
     capture_dns: Latest[bool] = field(default_factory=lambda: Latest(False))
     doors: Latest[frozenset[OpenDoor]] = field(default_factory=lambda: Latest(frozenset()))
     suspended: Latest[bool] = field(default_factory=lambda: Latest(False))
+    too_old: Latest[bool] = field(default_factory=lambda: Latest(False))
 
     def all(self) -> tuple[Latest[Any], ...]:
         return (
@@ -70,6 +72,7 @@ class Inputs:
             self.capture_dns,
             self.doors,
             self.suspended,
+            self.too_old,
         )
 
 
@@ -115,7 +118,10 @@ class CaptureController:
     # --- what other parts of the agent ask ---------------------------------------------------------------------------
 
     def decide(self, posture: Posture | None = None) -> Intent:
-        """The intent for now, or as it would be with another posture. Raises ``MeshagentError``."""
+        """The intent for now, or as it would be with another posture. Raises ``MeshagentError``.
+
+        What is too old to go by sends nothing new into the mesh, unless policy lets nothing go around it.
+        """
         inputs = self._inputs
         wanted = posture or (Posture.OBSERVE if inputs.suspended.value else inputs.posture.value)
         wishes = Wishes(
@@ -128,7 +134,10 @@ class CaptureController:
             draining=self.status.value.active or self._draining,
             doors=inputs.doors.value,
         )
-        return intents.decide(wishes, inputs.facts.value)
+        intent = intents.decide(wishes, inputs.facts.value)
+        if inputs.too_old.value and intent.fail_open:
+            return intents.decide(replace(wishes, posture=Posture.OBSERVE), inputs.facts.value)
+        return intent
 
     def plan(self, posture: Posture | None = None) -> Ruleset:
         """What would be in the kernel; for ``plan``."""

@@ -36,7 +36,7 @@ class Known:
     callers: tuple[Caller, ...]
     around_proxy: int
     conditions: tuple[Condition, ...]
-    config_age: float | None
+    config_age: float
     now: datetime
 
 
@@ -89,7 +89,7 @@ def _control_plane(known: Known) -> dict[str, Any]:
         "connected": state.connected,
         "since": rfc3339(state.since),
         "last_error": "" if state.connected else state.last_error,
-        "config_age": known.config_age,
+        "config_age": round(known.config_age, 3),
     }
 
 

@@ -54,6 +54,13 @@ _ALL = (
         delay=5.0,
     ),
     ConditionSpec(
+        "config-too-old",
+        ERROR,
+        "what this host knows of the mesh is older than agent.yaml allows",
+        "bring the control plane back; until then nothing new is captured (with policy closed everything goes on)",
+        delay=5.0,  # who was off for long needs a moment to reach it
+    ),
+    ConditionSpec(
         "config-rejected",
         WARNING,
         "the proxy rejected configuration from the control plane",
