@@ -54,7 +54,7 @@ log = structlog.get_logger()
 
 #: The group whose members may administer the hub, where it exists.
 ADMIN_GROUP = "meshagent"
-#: An agent has two connections, each of which is three descriptors here (its own, and both ends on loopback).
+#: An agent has one connection, at times two, each of which is three descriptors here (its own, both ends on loopback).
 DESCRIPTORS = 3 * Limits().connections + 256
 #: How long calls that are under way may take when the hub stops; streams end, agents come back by themselves.
 STOP_SECONDS = 1.0

@@ -9,7 +9,7 @@ _MAX_SOURCES = 10_000
 class Limits:
     """Bounds of a front. Times in seconds; ``rate`` handshakes per second and source after ``burst`` at once.
 
-    1,000 agents behind one NAT that come back after a hub restart, each with two connections, pass at once.
+    1,000 agents behind one NAT that come back after a hub restart, each with up to two connections, pass at once.
     """
 
     connections: int = 4_096

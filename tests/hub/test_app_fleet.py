@@ -1,7 +1,7 @@
 """Many agents at one hub: all back soon after its restart, memory that doesn't grow, changes that reach everybody.
 
-Agents are real where they meet the hub (session, announcements, backoff, two connections each), in this process; the
-hub is one of its own. Times are the hub's own processor time, which a busy machine doesn't change.
+Agents are real where they meet the hub (session, announcements, backoff, a connection for both), in this process;
+the hub is one of its own. Times are the hub's own processor time, which a busy machine doesn't change.
 """
 
 import asyncio

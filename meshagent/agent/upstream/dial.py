@@ -1,12 +1,15 @@
-"""Where the control plane's connections are made: mutual TLS with the identity of that moment, one channel per stream.
+"""Where the control plane's connections are made: mutual TLS with the identity of that moment.
 
-Every error of gRPC becomes a ``MeshagentError`` here; above nobody knows grpc. A new stream is a new connection with
-the certificate of that moment, so a rotation needs nothing but the next stream.
+Every error of gRPC becomes a ``MeshagentError`` here; above nobody knows grpc. The two streams of an agent share one
+connection, which is half of what a hub computes for a thousand agents that come back; but none joins a connection on
+which a stream has ended. So a stream that is opened again is on a new connection with the certificate of that moment:
+a rotation, or a way that swallows packets, needs nothing but the next stream.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc.aio
@@ -62,19 +65,29 @@ class CallStream(Generic[Q, A]):
         return message
 
 
+@dataclass(eq=False, slots=True)
+class _Shared:
+    """A connection that streams may join; closed with the last of them."""
+
+    identity: Identity
+    channel: grpc.aio.Channel
+    streams: int = 0
+
+
 class Dialer:
     """Connects to control planes that prove to be ``server_name`` under the roots of our own bundle."""
 
     def __init__(self, server_name: str, *, ping_seconds: float = HUB_PING_SECONDS) -> None:
         self._server_name = server_name
         self._ping_seconds = ping_seconds
+        self._joinable: dict[HostPort, _Shared] = {}
 
     @asynccontextmanager
     async def ads(
         self, address: HostPort, identity: Identity
     ) -> AsyncIterator[CallStream[DeltaDiscoveryRequest, DeltaDiscoveryResponse]]:
         """A delta ADS stream (``session.Dial``)."""
-        async with self._channel(address, identity) as channel:
+        async with self._shared(address, identity) as channel:
             call = delta_ads_stream(channel)
             await _connected(call, address)
             try:
@@ -87,7 +100,7 @@ class Dialer:
         self, address: HostPort, identity: Identity
     ) -> AsyncIterator[CallStream[Announcement, AnnouncementResult]]:
         """An announcement stream (``announce.AnnounceDial``)."""
-        async with self._channel(address, identity) as channel:
+        async with self._shared(address, identity) as channel:
             call = announce_stream(channel)
             await _connected(call, address)
             try:
@@ -106,18 +119,36 @@ class Dialer:
                 raise CallError(error.code().name, error.details() or "") from None
 
     @asynccontextmanager
+    async def _shared(self, address: HostPort, identity: Identity) -> AsyncIterator[grpc.aio.Channel]:
+        shared = self._joinable.get(address)
+        if shared is None or shared.identity != identity:
+            shared = self._joinable[address] = _Shared(identity, self._open(address, identity))
+        shared.streams += 1
+        try:
+            yield shared.channel
+        finally:
+            shared.streams -= 1
+            if self._joinable.get(address) is shared:
+                del self._joinable[address]
+            if not shared.streams:
+                await shared.channel.close(grace=None)
+
+    @asynccontextmanager
     async def _channel(self, address: HostPort, identity: Identity) -> AsyncIterator[grpc.aio.Channel]:
-        channel = hub_channel(
+        channel = self._open(address, identity)
+        try:
+            yield channel
+        finally:
+            await channel.close(grace=None)
+
+    def _open(self, address: HostPort, identity: Identity) -> grpc.aio.Channel:
+        return hub_channel(
             address,
             roots_pem=identity.bundle_pem,
             server_name=self._server_name,
             identity=identity,
             ping_seconds=self._ping_seconds,
         )
-        try:
-            yield channel
-        finally:
-            await channel.close(grace=None)
 
 
 async def _connected(call: Any, address: HostPort) -> None:

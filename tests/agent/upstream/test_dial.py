@@ -83,6 +83,26 @@ def test_configuration_comes_over_mutual_tls_and_the_verdict_goes_back() -> None
     asyncio.run(story())
 
 
+def test_streams_share_a_connection_until_one_of_them_ends() -> None:
+    async def story() -> None:
+        async def serve(context: Any, call: Call) -> None:
+            await context.read()
+
+        async with hub([Stream(DELTA_ADS, serve), Stream(ANNOUNCE, serve)]) as running:
+            address, identity = running.front.addresses[0], fresh_identity(running.authority)
+            dialer = Dialer(NAME)
+            async with dialer.ads(address, identity):
+                async with dialer.announce(address, identity):
+                    assert running.front.connections == 1
+                async with dialer.announce(address, identity):  # what broke a stream may be the connection
+                    assert running.front.connections == 2
+                    async with dialer.ads(address, fresh_identity(running.authority)):  # as somebody else
+                        assert running.front.connections == 3
+            await eventually(lambda: running.front.connections == 0)
+
+    asyncio.run(story())
+
+
 def test_a_hub_that_cancels_its_streams_does_not_end_the_session() -> None:
     async def story() -> None:
         opened = 0
