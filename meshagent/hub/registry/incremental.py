@@ -52,6 +52,9 @@ class Assembler:
     _services: dict[str, tuple[int, MeshService]] = field(default_factory=dict)
     _explicit: Mapping[str, tuple[ServiceEntryView, tuple[IPAddress, ...]]] = field(default_factory=dict)
     _resources: ResourceViews | None = None
+    _listed: tuple[MeshService, ...] | None = None  # of _services, sorted; None: has to be made anew
+    _indexes: Mapping[str, int] | None = None
+    _views: tuple[HostView, ...] | None = None  # of _hosts, sorted; None: has to be made anew
 
     def update(self, facts: MeshFacts) -> MeshState:
         """What ``assemble(facts)`` gives."""
@@ -64,14 +67,16 @@ class Assembler:
         self._implicit(facts, moved.names | taken_or_given)
         self._entries(facts, moved, anew)
         self._renumber(facts)
-        services = sorted((service for _, service in self._services.values()), key=attrgetter("host"))
-        views = sorted((known.view for known in self._hosts.values()), key=attrgetter("name"))
+        if self._listed is None:
+            self._listed = tuple(sorted((s for _, s in self._services.values()), key=attrgetter("host")))
+        if self._views is None:
+            self._views = tuple(sorted((known.view for known in self._hosts.values()), key=attrgetter("name")))
         return MeshState(
             trust_domain=facts.trust_domain,
             zone=facts.zone,
             root_namespace=facts.root_namespace,
-            services=tuple(services),
-            hosts=tuple(views),
+            services=self._listed,
+            hosts=self._views,
             peer_authentications=facts.resources.peer_authentications,
         )
 
@@ -87,6 +92,8 @@ class Assembler:
             known = _known(facts, new, old) if new else None
             if known:
                 self._hosts[host_id] = known
+            if old is None or known is None or old.view is not known.view:
+                self._views = None
             if old and known and old.workloads == known.workloads and old.view == known.view and _same(old, known):
                 continue
             for side in filter(None, (old, known)):
@@ -117,7 +124,7 @@ class Assembler:
             if places:
                 self._put(facts, name, implicit_service(facts, name, list(places.values())))
             else:
-                self._services.pop(name, None)
+                self._drop(name)
 
     def _entries(self, facts: MeshFacts, moved: _Moved, anew: bool) -> None:
         """Each entry again that the change may concern."""
@@ -131,18 +138,27 @@ class Assembler:
 
     def _renumber(self, facts: MeshFacts) -> None:
         """Names whose virtual addresses are others now (65,534 were given out): their services again."""
+        if facts.indexes is self._indexes:
+            return
+        self._indexes = facts.indexes
         moved = [host for host, (index, _) in self._services.items() if facts.indexes[host] != index]
         self._implicit(facts, moved)
         for host in moved:
             if host in self._explicit:
-                self._services.pop(host)
+                self._drop(host)
         if any(host in self._explicit for host in moved):
             self._entries(facts, _Moved((), frozenset(), frozenset()), anew=True)
 
     def _put(self, facts: MeshFacts, host: str, service: MeshService) -> None:
         known = self._services.get(host)
         kept = known[1] if known and known[1] == service else service
+        if known is None or kept is not known[1]:
+            self._listed = None
         self._services[host] = facts.indexes[host], kept
+
+    def _drop(self, host: str) -> None:
+        if self._services.pop(host, None):
+            self._listed = None
 
 
 def _known(facts: MeshFacts, live: LiveHost, old: _Known | None) -> _Known:

@@ -70,6 +70,24 @@ class Host:
         return service_host(service.declared.name, self.row.namespace, zone)
 
 
+def says_again(host: Host, announced: Announced, services: Mapping[str, ServiceRow], zone: str) -> bool:
+    """True when all of it is in force and written already, and nobody has to be asked: what hosts say after a restart.
+
+    Whoever enrolled again meanwhile, perhaps as somebody else, is judged anew.
+    """
+    known, row = host.announced, host.row
+    if known is None or announced.refused or host.accepted != announced.services:
+        return False
+    if replace(announced, generation=known.generation) != known:
+        return False
+    told = tuple(str(address) for address in announced.addresses), announced.boot_id, announced.agent_version
+    if (row.addresses, row.boot_id, row.agent_version) != told or row.services is not None:
+        return False
+    owners = {services[name].service_account for name in host.names if name in services}
+    named = {host.name_of(service, zone) for service in announced.services}
+    return named == host.names <= services.keys() and owners <= {row.service_account}
+
+
 def row_after(
     row: HostRow, announced: Announced | None, accepted: tuple[AnnouncedService, ...], since: Mapping[str, float]
 ) -> HostRow:

@@ -20,7 +20,7 @@ from meshagent.hub.registry.admission import Announcer, Verdict, admit
 from meshagent.hub.registry.assemble import LiveHost, MeshFacts
 from meshagent.hub.registry.incremental import Assembler
 from meshagent.hub.registry.leases import GRACE, Lease, expire, first_grace
-from meshagent.hub.registry.live import Host, Session, SessionEnded, rivals, row_after, since_after
+from meshagent.hub.registry.live import Host, Session, SessionEnded, rivals, row_after, says_again, since_after
 from meshagent.hub.registry.publishing import Publishing
 from meshagent.hub.registry.virtual import Wanted, addresses_of, allocate, rebinds, record
 from meshagent.hub.state import MeshState, ResourceViews
@@ -58,6 +58,7 @@ class Registry:
         self._settings = settings
         self._hosts: dict[int, Host] = {}
         self._services: Mapping[str, ServiceRow] = {}
+        self._indexes: tuple[Mapping[str, ServiceRow], dict[str, int]] = {}, {}  # of those services
         self._gone: set[int] = set()  # closed since "last seen" was written
         self._postponed: set[int] = set()  # announcements in force that the disk refused
         self._resources = ResourceViews()
@@ -222,6 +223,10 @@ class Registry:
             if announced.goodbye:
                 await self._take(host, None, ())
                 return ()
+            if says_again(host, announced, self._services, self._settings.zone):
+                zone = self._settings.zone
+                known = tuple(Verdict(each, host.name_of(each, zone)) for each in announced.services)
+                return self._answers(host, announced, known)
             verdicts = self._admit(host, announced)
             await self._take(host, announced, verdicts)
             return self._answers(host, announced, verdicts)
@@ -337,12 +342,14 @@ class Registry:
         return self._assembler.update(self._facts())
 
     def _facts(self) -> MeshFacts:
+        if self._indexes[0] is not self._services:
+            self._indexes = self._services, {host: row.index for host, row in self._services.items()}
         return MeshFacts(
             self._settings.trust_domain,
             self._settings.zone,
             self._settings.root_namespace,
             tuple(host.live() for host in self._hosts.values()),
-            {host: row.index for host, row in self._services.items()},
+            self._indexes[1],
             self._resources,
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,38 @@ async def test_a_partition_keeps_endpoints_as_stale_until_the_hosts_are_back(tmp
         await b.jump(0)  # now one of four is silent: it goes
         await eventually(lambda: {e.host_name for e in b.endpoints()} == {"h0", "h2", "h3"})
         assert not any(e.stale for e in b.endpoints())
+
+
+@on_loop
+async def test_a_host_that_says_the_same_again_after_a_restart_changes_nothing(tmp_path: Path) -> None:
+    said = announced(announced_service(), announced_service("queue", 1))
+    async with bench(tmp_path) as b:
+        row = await b.host("a")
+        first = await b.registry.announce(b.registry.open(row.id), said)
+    async with bench(tmp_path) as b:
+        session = b.registry.open(row.id)
+        await eventually(lambda: b.registry.state.value.hosts[0].connected)
+        before, version = b.registry.hosts(), b.registry.state.version
+        assert await b.registry.announce(session, replace(said, generation=said.generation + 1)) == first
+        await asyncio.sleep(0.1)  # longer than changes are gathered
+        assert b.registry.state.version == version
+        assert b.registry.hosts() == before
+        worse = replace(said, generation=said.generation + 2, services=said.services[:1])
+        await b.registry.announce(session, worse)
+        await eventually(lambda: set(b.services()) == {"cache"})
+
+
+@on_loop
+async def test_a_host_that_enrolled_again_as_somebody_else_is_judged_anew(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        row, other = await b.host("a"), await b.host("b")
+        for each in (row, other):
+            await b.registry.announce(b.registry.open(each.id), announced(announced_service()))
+        b.registry.enrolled(replace(row, service_account="thief"))
+        again = await b.registry.announce(
+            b.registry.open(row.id), replace(announced(announced_service()), generation=9)
+        )
+        assert not again[0].accepted and "taken by service account cache" in again[0].reason
 
 
 @on_loop
