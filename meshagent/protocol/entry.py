@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +18,24 @@ class Patched(dict[str, Entry]):
 
     Whoever compared the earlier one to the end looks at ``touched`` only: with a thousand streams and a thousand
     services the difference between comparing one name and all of them is a second of every change. ``after`` names
-    the earlier map by its ``mark``, without keeping it.
+    the earlier map by its ``mark``, without keeping it. Not changed any more once somebody has asked for ``versions``.
     """
 
-    __slots__ = ("after", "mark", "touched")
+    __slots__ = ("_versions", "after", "mark", "touched")
 
     def __init__(self, entries: Mapping[str, Entry], after: object | None = None, touched: Iterable[str] = ()) -> None:
         super().__init__(entries)
         self.mark = object()
         self.after = after
         self.touched = frozenset(touched)
+        self._versions: dict[str, str] | None = None
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Name -> version, made once for all who ask: a thousand agents that come back compare with it whole."""
+        if self._versions is None:
+            self._versions = dict(zip(self, map(attrgetter("version"), self.values()), strict=True))
+        return self._versions
 
 
 #: type URL -> resource name -> entry. Treated as immutable; share entries (and whole inner maps, which makes

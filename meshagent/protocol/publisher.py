@@ -147,6 +147,8 @@ class Publisher:
 
     def _pump(self) -> Iterator[DeltaDiscoveryResponse]:
         """Additions in publish order, then the removals that come last; a group stops where its window is full."""
+        if not any(watch.dirty for watch in self._watches.values()):
+            return
         types = sorted((t for t in self._watches if t in self.snapshot), key=publish_rank)
         full: set[str] = set()
         for type_url in types:

@@ -53,6 +53,8 @@ class Watch:
         """Names to send, sorted by part and name: wanted, existing, and not held in this version."""
         touched, held = self._touched(entries), self.held
         wanted: Collection[str]
+        if touched is None and self._complete(entries):
+            return []
         if touched is not None:
             wanted = [name for name in touched if name in entries and (self.wildcard or name in self.names)]
         else:
@@ -63,6 +65,8 @@ class Watch:
     def removed(self, entries: Mapping[str, Entry]) -> list[str]:
         """Names to report as gone, sorted: held but no longer existing, or asked for by name and not existing."""
         touched, held = self._touched(entries), self.held
+        if touched is None and self._complete(entries):
+            return []
         if touched is not None:
             missing = touched - entries.keys()
             return sorted(n for n in missing if (held[n] != ABSENT if n in held else n in self.names))
@@ -76,6 +80,13 @@ class Watch:
         if self.whole or not isinstance(entries, Patched) or not isinstance(before, Patched):
             return None
         return entries.touched if entries.after is before.mark else None
+
+    def _complete(self, entries: Mapping[str, Entry]) -> bool:
+        """True when everything there is is wanted and held as it is; only a map that knows its versions tells."""
+        if not isinstance(entries, Patched) or self.held.keys() != entries.keys():
+            return False
+        asked = self.names <= entries.keys() if self.wildcard else self.names == entries.keys()
+        return asked and self.held == entries.versions
 
     def sent(self, resources: Mapping[str, str], removed: Iterable[str]) -> None:
         """Record what was just sent as held."""
@@ -120,13 +131,18 @@ def first_watch(
     names = checked_names(subscribe)
     wildcard = WILDCARD in names or (not names and type_url not in NAMED_ONLY)
     wanted = names - {WILDCARD} - checked_names(unsubscribe)
-    held = {name: version or "?" for name, version in versions.items() if wildcard or name in wanted}
+    claimed = list(versions)
+    held = dict(zip(claimed, map(versions.__getitem__, claimed), strict=True))  # a protobuf map's items() is slow
+    if "" in held.values():
+        held = {name: version or "?" for name, version in held.items()}
+    if not wildcard and not held.keys() <= wanted:
+        held = {name: version for name, version in held.items() if name in wanted}
     return Watch(wildcard=wildcard, names=wanted, held=held)
 
 
 def checked_names(names: Iterable[str]) -> set[str]:
     """The names as a set; ``ProtocolError`` when one is empty or too long, or there are too many."""
     result = set(names)
-    if len(result) > MAX_NAMES or any(not name or len(name) > MAX_NAME_BYTES for name in result):
+    if len(result) > MAX_NAMES or "" in result or max(map(len, result), default=0) > MAX_NAME_BYTES:
         raise ProtocolError("subscriptions with empty, overlong or too many names")
     return result

@@ -144,10 +144,12 @@ class _AdsStream:
         raise AssertionError  # watch never ends
 
     async def _hear(self, request: Any) -> None:
-        before = self._publisher.subscription(request.type_url)
+        # an answer that wishes nothing else is the most common request, and a subscription may be thousands of names
+        wishes = request.resource_names_subscribe or request.resource_names_unsubscribe or not request.response_nonce
+        before = self._publisher.subscription(request.type_url) if wishes else None
         reaction = self._publisher.on_request(request)
-        after = self._publisher.subscription(request.type_url)
-        if after != before:
+        after = self._publisher.subscription(request.type_url) if wishes else None
+        if after != before and after is not None:
             self._session.on_subscription(request.type_url, *after)
         for verdict in reaction.verdicts:
             self._session.on_verdict(verdict)

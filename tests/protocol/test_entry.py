@@ -34,6 +34,17 @@ def _request(dice: random.Random, nonces: list[tuple[str, str]]) -> DeltaDiscove
     return DeltaDiscoveryRequest(type_url=dice.choice([CDS, EDS]), **{kind: names})  # type: ignore[arg-type]
 
 
+def _versions(maps: dict[str, Patched], dice: random.Random) -> dict[str, dict[str, str]]:
+    """What a client holds: all there is, or not quite."""
+    held = {type_url: {name: each.version for name, each in entries.items()} for type_url, entries in maps.items()}
+    for versions in held.values():
+        if dice.random() < 0.4:
+            versions[dice.choice(NAMES)] = dice.choice(["", "old"])
+        if versions and dice.random() < 0.3:
+            del versions[dice.choice(list(versions))]
+    return held
+
+
 @pytest.mark.parametrize("forgetful", [False, True])
 @pytest.mark.parametrize("seed", range(40))
 def test_over_any_history_the_responses_are_those_of_plain_maps(seed: int, forgetful: bool) -> None:
@@ -56,6 +67,16 @@ def test_over_any_history_the_responses_are_those_of_plain_maps(seed: int, forge
             snapshot: Snapshot = dict(maps)
             copies[type_url] = dict(maps[type_url])
             both(patched.on_snapshot(snapshot), plain.on_snapshot(dict(copies)))
+        elif dice.random() < 0.15:  # the client comes back with what it has, on a new stream
+            held: dict[str, dict[str, str]] = {CDS: {}, EDS: {}} if dice.random() < 0.3 else _versions(maps, dice)
+            patched, plain = Publisher(forgetful=forgetful), Publisher(forgetful=forgetful)
+            nonces.clear()
+            both(patched.on_snapshot(dict(maps)), plain.on_snapshot(dict(copies)))
+            for type_url, names in ((CDS, ["*"]), (EDS, NAMES if dice.random() < 0.5 else list(maps[EDS]))):
+                first = DeltaDiscoveryRequest(
+                    type_url=type_url, resource_names_subscribe=names, initial_resource_versions=held[type_url]
+                )
+                both(patched.on_request(first), plain.on_request(first))
         else:
             request = _request(dice, nonces)
             both(patched.on_request(request), plain.on_request(request))

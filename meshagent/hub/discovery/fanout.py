@@ -38,6 +38,7 @@ class Fanout:
         self._builder = Builder()
         self._builder.update(state.value)
         self._feeds: dict[str, Feed] = {}
+        self._untold: set[str] = set()  # hosts for which something may have changed since ``run`` looked
 
     def open(self, host_name: str) -> Feed:
         """The host's feed, filled with what is known now; pair with ``close``."""
@@ -61,8 +62,9 @@ class Fanout:
         """Publish every change. A state that can't be built is logged and skipped: everyone keeps what they have."""
         async for _ in self._state.watch():
             self._follow()
-            for number, (host_name, feed) in enumerate(list(self._feeds.items())):
-                self._publish(host_name, feed)
+            untold, self._untold = self._untold, set()
+            for number, host_name in enumerate(sorted(untold)):
+                self._publish(host_name)
                 if number % _BATCH == _BATCH - 1:
                     await asyncio.sleep(0)
 
@@ -71,11 +73,14 @@ class Fanout:
         if self._state.value is self._builder.state:
             return
         try:
-            self._builder.update(self._state.value)
+            self._untold.update(self._builder.update(self._state.value))
         except Exception:
             log.exception("snapshot not built", services=len(self._state.value.services))
 
-    def _publish(self, host_name: str, feed: Feed) -> None:
+    def _publish(self, host_name: str) -> None:
+        feed = self._feeds.get(host_name)
+        if feed is None:
+            return
         if not self._builder.knows(host_name):
             feed.removed.set(True)
             return

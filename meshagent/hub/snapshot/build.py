@@ -7,7 +7,7 @@ in which nothing changed stays the same object, so the publisher skips it withou
 together when somebody asks for one.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import Message
@@ -19,7 +19,7 @@ from meshagent.hub.snapshot.messages import entry
 from meshagent.hub.snapshot.policy import host_policy
 from meshagent.hub.snapshot.view import Scope, Served, mesh_addresses, scope_of, served_of
 from meshagent.hub.state import HostView, MeshService, MeshState
-from meshagent.protocol.entry import Entry, Snapshot
+from meshagent.protocol.entry import Entry, Patched, Snapshot
 from meshagent.protocol.types import CDS, EDS, HOST_POLICY, LDS, RDS
 
 #: A type's map below, and the same with a host's own part above it.
@@ -60,14 +60,15 @@ class Builder:
     _overlays: dict[Hashable, _Overlay] = field(default_factory=dict)
     _snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
-    def update(self, state: MeshState) -> None:
-        """Take the new state. Costs the changed services, the hosts that serve them, and a glance at all others.
+    def update(self, state: MeshState) -> Collection[str]:
+        """Take the new state; gives the hosts whose snapshots may differ now, those that are gone included.
 
-        When it raises, everything stays as it was.
+        Costs the changed services, the hosts that serve them, and a glance at all others. When it raises, everything
+        stays as it was.
         """
         afresh = state.trust_domain != self.state.trust_domain
         known = {} if afresh else self._services
-        changes = list(_changes(known, state))
+        changes = [] if known and state.services is self.state.services else list(_changes(known, state))
         services = {**known}
         for change in changes:
             if change.new:
@@ -80,13 +81,20 @@ class Builder:
         ruled = (self.state.peer_authentications, self.state.root_namespace)
         all_anew = afresh or ruled != (state.peer_authentications, state.root_namespace)
         hosts = {}
+        anew = set()
         for view in state.hosts:
             part = self._hosts.get(view.name)
             if part is None or all_anew or view.name in touched or _differs(part.view, view):
                 part = self._part(state, view, tuple(served.get(view.name, {}).values()), part)
+                anew.add(view.name)
+            elif part.view is not view:
+                part = replace(part, view=view)
             hosts[view.name] = part
+        same = all(before.get(ipv6) is kind for ipv6, kind in kinds.items())
+        told = anew | (self._hosts.keys() - hosts.keys()) if same else self._hosts.keys() | hosts.keys()
         self.state, self._services, self._kinds, self._served, self._hosts = state, services, kinds, served, hosts
         self._forget()
+        return told
 
     def snapshot(self, host_name: str) -> Snapshot:
         """Everything for one host; the same object as last time when nothing changed for it.
@@ -126,7 +134,7 @@ class Builder:
         for type_url, key in part.own.keys.items():
             known = self._overlays.get((part.ipv6, type_url, key))
             if known is None or known[0] is not below[type_url]:
-                known = (below[type_url], {**below[type_url], **part.own.resources[type_url]})
+                known = (below[type_url], _above(known, below[type_url], part.own.resources[type_url]))
                 self._overlays[part.ipv6, type_url, key] = known
             layered[type_url] = known[1]
         return layered
@@ -144,7 +152,11 @@ class Builder:
 
 def _differs(before: HostView, now: HostView) -> bool:
     """Whether the host is told something else; not by its being connected, which changes for all after a restart."""
-    return before is not now and replace(before, connected=now.connected) != now
+    return before is not now and _told(before) != _told(now)
+
+
+def _told(view: HostView) -> tuple[object, ...]:
+    return view.namespace, view.spiffe_id, view.addresses, view.posture, view.locality, view.doors
 
 
 def _changes(known: Mapping[str, BuiltService], state: MeshState) -> Iterable[Change]:
@@ -176,6 +188,15 @@ def _serving(
             if not served[host]:
                 del served[host]
     return served, frozenset(touched)
+
+
+def _above(before: _Overlay | None, below: Mapping[str, Entry], own: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    """``below`` with ``own`` above; a patch of the layer ``before`` where ``below`` is a patch of that one's."""
+    entries = {**below, **own}
+    if before and isinstance(below, Patched) and isinstance(before[0], Patched) and below.after is before[0].mark:
+        assert isinstance(before[1], Patched)
+        return Patched(entries, before[1].mark, below.touched)
+    return Patched(entries)
 
 
 def _own(resources: Resources) -> _Own:

@@ -13,6 +13,7 @@ from meshagent.hub.discovery.server import Caller, Discovery, disagreement
 from meshagent.hub.state import MeshState
 from meshagent.model.address import IPAddress
 from meshagent.model.errors import MeshagentError
+from meshagent.model.posture import Posture
 from meshagent.protocol.node import NodeId, Workload, build_node
 from meshagent.protocol.publisher import Verdict
 from meshagent.protocol.types import CDS, EDS
@@ -105,9 +106,11 @@ def test_hosts_for_which_nothing_changed_are_not_woken() -> None:
         fanout = Fanout(state)
         running = asyncio.ensure_future(fanout.run())
         feed = fanout.open("web")
-        state.set(replace(MESH, root_namespace="elsewhere"))
-        await asyncio.sleep(0.01)
-        assert feed.snapshot.version == 0
+        others = tuple(h if h.name == "web" else replace(h, posture=Posture.OBSERVE) for h in MESH.hosts)
+        for told in (replace(MESH, root_namespace="elsewhere"), replace(MESH, hosts=others)):
+            state.set(told)
+            await asyncio.sleep(0.01)
+            assert feed.snapshot.version == 0
         running.cancel()
 
     asyncio.run(story())

@@ -104,6 +104,20 @@ def test_a_change_of_one_service_leaves_the_bytes_of_all_others() -> None:
     assert [n for n in after[EDS] if after[EDS][n] is not before[EDS][n]] == ["outbound|3306||db.default.mesh.internal"]
 
 
+def test_hosts_that_may_be_told_something_else_are_named_and_no_others() -> None:
+    builder = built()
+    names = {host.name for host in MESH.hosts}
+    before = {name: builder.snapshot(name) for name in names}
+    away = tuple(replace(host, connected=not host.connected) for host in MESH.hosts)
+    assert not builder.update(replace(MESH, hosts=away))
+    assert not builder.update(replace(MESH, services=tuple(map(replace, MESH.services))))
+    moved = tuple(replace(h, posture=Posture.OUTBOUND) if h.name == "web" else h for h in MESH.hosts)
+    assert set(builder.update(replace(MESH, hosts=moved))) == {"web"}
+    assert {name for name in names if builder.snapshot(name) is not before[name]} == {"web"}
+    assert set(builder.update(replace(MESH, hosts=tuple(h for h in MESH.hosts if h.name != "db2")))) >= {"db2", "web"}
+    assert builder.update(replace(MESH, services=MESH.services[1:]))
+
+
 def test_an_equal_state_gives_the_same_objects() -> None:
     builder = built()
     before = builder.snapshot("cache")
