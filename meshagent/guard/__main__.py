@@ -3,23 +3,24 @@
 import sys
 from pathlib import Path
 
+from meshagent.guard.log import say
 from meshagent.guard.loop import GuardStartError, preflight, serve
-from meshagent.guard.perform import say
 from meshagent.guard.wire import RequestError
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 
-_USAGE = "usage: python -m meshagent.guard [--root DIR] [--preflight | --follow FD]"
+_USAGE = "usage: python -m meshagent.guard [--root DIR] [--without persist,owner] [--preflight | --follow FD]"
 
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 after a stop, 1 when the guard can't start, 2 on wrong usage.
 
-    ``--preflight`` only tries whether it could; ``--follow`` is for a guard that another one becomes (succession.py).
+    ``--preflight`` only tries whether it could; ``--follow`` is for a guard that another one becomes (succession.py);
+    ``--without`` names flags of nftables that are not to be used, as on a kernel that doesn't have them.
     """
     values = dict(zip(arguments[::2], arguments[1::2], strict=False))
     only_try = arguments[-1:] == ["--preflight"]
-    if values.keys() - {"--root", "--follow", "--preflight"} or len(arguments) % 2 != only_try:
+    if values.keys() - {"--root", "--follow", "--without", "--preflight"} or len(arguments) % 2 != only_try:
         say(_USAGE)
         return 2
     try:
@@ -27,7 +28,8 @@ def main(arguments: list[str]) -> int:
             preflight()
         else:
             memory = int(values["--follow"]) if "--follow" in values else None
-            serve(Paths(Path(values["--root"])) if "--root" in values else Paths(), memory)
+            without = values.get("--without", "").split(",")
+            serve(Paths(Path(values["--root"])) if "--root" in values else Paths(), memory, without)
     except (GuardStartError, MeshagentError, RequestError, OSError, ValueError, KeyError) as error:
         say(f"the guard can't start: {error}")
         return 1

@@ -1,27 +1,46 @@
 """What the guard does on every request and event. Pure: a state and an event in, a plan out; loop.py performs plans.
 
 A plan is one nft transaction, the state after it, and whether the roll-back file changes. If the kernel refuses the
-transaction the new state is dropped, so the state always says what the kernel holds.
-
-Rules that matter here:
-- our rules are replaced in one batch; two leak connections. The table stays, emptied, with its places in the kernel's
-  hooks; only where it isn't ours or changes its owner the batch is ``table``, ``delete table``, full table.
-- the first line of that batch must repeat the owner flag of the table that is there (the kernel refuses to change it).
-- the anchor table is made first and removed last: without any NAT chain the kernel unhooks NAT, and established
-  redirected connections die.
-- a gate that is open stays open over a replacement: the bypass is part of the same batch.
+transaction the new state is dropped, so the state always says what the kernel holds. How rules follow each other in
+the kernel is in installing.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
 from meshagent.guard import elements
 from meshagent.guard.elements import Change
-from meshagent.guard.state import IPTABLES, NFT, Bypass, Heal, RolledBack, Ruleset, State, Trial, Watch
-from meshagent.guard.text import exchanged, same_maps, with_elements, with_owner
+from meshagent.guard.installing import (
+    DELETE_ANCHOR,
+    DELETE_HOLD,
+    Facts,
+    LegacyChange,
+    Memory,
+    Plan,
+    carried_lines,
+    check_batch,
+    clear_lines,
+    hold_lines,
+    in_place,
+    install,
+    legacy_texts,
+)
+from meshagent.guard.state import NFT, Bypass, Heal, RolledBack, Ruleset, State, Trial, Watch
 from meshagent.guard.wire import RequestError
-from meshagent.model.marks import ANCHOR_TABLE, TABLE
+from meshagent.model.marks import TABLE
+
+__all__ = [
+    "HUNG_GATE",
+    "REFERENCE_TABLE",
+    "Facts",
+    "LegacyChange",
+    "Memory",
+    "Plan",
+    "carried_lines",
+    "check_batch",
+    "in_place",
+    "legacy_texts",
+]
 
 #: Exists for a moment, while the kernel's rules are compared with what they should be.
 REFERENCE_TABLE = f"{TABLE}_reference"
@@ -31,56 +50,6 @@ REFERENCE_TABLE = f"{TABLE}_reference"
 HUNG_GATE = "hung"
 
 
-class Memory(Enum):
-    """What happens to the roll-back file: nothing, write it from the new state, delete it."""
-
-    KEEP = "keep"
-    WRITE = "write"
-    FORGET = "forget"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the kernel can do and holds. ``carried`` are ready lines that add the elements of dynamic sets again.
-
-    ``nft``: nftables can be used. ``nft_present``, ``legacy_present``: something of ours is there, also of an earlier
-    guard or of the other backend. ``intact``: the table is as it was made, for all we know.
-    """
-
-    owner_supported: bool
-    anchor_present: bool
-    carried: str = ""
-    nft: bool = True
-    nft_present: bool = True
-    legacy_present: bool = False
-    intact: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LegacyChange:
-    """What the legacy tables hold of ours afterwards: ``texts`` laid over each other, the anchor if it is kept.
-
-    With ``flip`` only the chains in it change.
-    """
-
-    texts: tuple[str, ...] = ()
-    keep_anchor: bool = True
-    flip: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One transaction (empty = none), the state once it is done, and what to remember.
-
-    With ``legacy`` the legacy tables change too: before the transaction where rules move there, else behind it.
-    """
-
-    state: State
-    batch: str = ""
-    memory: Memory = Memory.KEEP
-    legacy: LegacyChange | None = None
-
-
 def apply(state: State, wanted: Ruleset, facts: Facts) -> Plan:
     """Put ``wanted`` in the place of what is installed; applying twice is harmless.
 
@@ -88,17 +57,7 @@ def apply(state: State, wanted: Ruleset, facts: Facts) -> Plan:
     not install the unconfirmed rules once more.
     """
     _require_acknowledged(state, wanted)
-    return _install(state, wanted, facts)
-
-
-def in_place(state: State, wanted: Ruleset, facts: Facts) -> bool:
-    """Whether the table can stay and only its contents change; its owner can't be changed, and it must be there."""
-    before = state.installed
-    if before is None or not before.rules or not wanted.rules or not before.backend == wanted.backend == NFT:
-        return False
-    if state.bypasses and (before.gates != wanted.gates or not same_maps(before.rules, wanted.rules)):
-        return False  # what a gate has flipped stays in the map
-    return facts.intact and state.owned == (wanted.owner and facts.owner_supported)
+    return install(state, wanted, facts)
 
 
 def _require_acknowledged(state: State, wanted: Ruleset) -> None:
@@ -107,61 +66,6 @@ def _require_acknowledged(state: State, wanted: Ruleset) -> None:
         raise RequestError(
             "rolled-back", "a change was rolled back and nobody has taken note of it", "acknowledge it, then apply"
         )
-
-
-def _install(state: State, wanted: Ruleset, facts: Facts) -> Plan:
-    if wanted.backend == IPTABLES:
-        return _install_legacy(state, wanted, facts)
-    owned = bool(wanted.rules) and wanted.owner and facts.owner_supported
-    other = LegacyChange(keep_anchor=not wanted.rules) if facts.legacy_present else None
-    batch = anchor_lines(wanted, facts)
-    if in_place(state, wanted, facts):
-        assert state.installed is not None
-        batch += _exchanged(state.installed, wanted, owned=owned)
-        return Plan(replace(state, installed=wanted, owned=owned), batch, legacy=other)
-    batch += _clear_lines(state)
-    if wanted.rules:
-        batch += (with_owner(wanted.table, TABLE) if owned else wanted.table) + facts.carried
-        state = replace(state, bypasses={gate: why for gate, why in state.bypasses.items() if gate in wanted.gates})
-        batch += "".join(wanted.gates[gate].bypass for gate in sorted(state.bypasses))
-    state = replace(state, installed=wanted, owned=owned)
-    return Plan(state, batch if facts.nft or wanted.rules else "", legacy=other)
-
-
-def _exchanged(before: Ruleset, wanted: Ruleset, *, owned: bool) -> str:
-    """The contents of the table for others; addresses in sets of both only as far as they differ."""
-    both = [name for name in wanted.sets if name in before.sets]
-    new = {name: elements.texts(name, keys) for name, keys in wanted.sets.items() if name not in both}
-    text = with_elements(wanted.rules, new)
-    kept = [*both, *(name for name in wanted.carry if name in before.carry)]
-    changes = {name: elements.difference(name, before.sets[name], wanted.sets[name]) for name in both}
-    gone, come = exchanged(before.rules, text, kept, TABLE)
-    return gone + (with_owner(come, TABLE) if owned else come) + elements.change_lines(TABLE, changes)
-
-
-def _install_legacy(state: State, wanted: Ruleset, facts: Facts) -> Plan:
-    """The rules of nft go once those of iptables are there, and with them the anchor: the new one does its work."""
-    batch = _clear_lines(state) + (_DELETE_ANCHOR if wanted.rules else "")
-    after = replace(state, installed=wanted, owned=False)
-    if wanted.rules:
-        open_gates = {gate: why for gate, why in state.bypasses.items() if gate in wanted.gates}
-        after = replace(after, bypasses=open_gates)
-    change = LegacyChange(legacy_texts(after))
-    return Plan(after, batch if facts.nft and facts.nft_present else "", legacy=change)
-
-
-def legacy_texts(state: State) -> tuple[str, ...]:
-    """What the legacy tables hold in this state; gates that are open lie over the rules."""
-    rules = state.installed
-    if rules is None or rules.backend != IPTABLES:
-        return ()
-    opened = (rules.gates[gate].bypass for gate in sorted(state.bypasses) if gate in rules.gates)
-    return tuple(text for text in (rules.table, rules.anchor, *opened) if text)
-
-
-def check_batch(state: State, wanted: Ruleset, facts: Facts) -> str:
-    """The batch ``apply`` would run, for a dry run."""
-    return _install(state, wanted, facts).batch
 
 
 def update(state: State, changes: Mapping[str, Change], expects: str, digest: str) -> Plan:
@@ -185,7 +89,7 @@ def update(state: State, changes: Mapping[str, Change], expects: str, digest: st
 def bare(state: State, facts: Facts) -> Plan:
     """The last resort of a roll-back whose rules the kernel refuses: no rules, the anchor stays."""
     installed = state.installed or Ruleset()
-    return _install(state, Ruleset(anchor=installed.anchor, backend=installed.backend), facts)
+    return install(state, Ruleset(anchor=installed.anchor, backend=installed.backend), facts)
 
 
 def reference_batch(state: State) -> str:
@@ -199,9 +103,10 @@ def reference_batch(state: State) -> str:
 
 def remove(state: State, anchor: bool, facts: Facts | None = None) -> Plan:
     """Take our rules out, of both backends; the anchor only when its connections are gone or given up."""
-    batch = _clear_lines(state) + (_DELETE_ANCHOR if anchor else "")
+    batch = clear_lines(state, facts) + (DELETE_HOLD if facts and facts.hold_present else "")
+    batch += DELETE_ANCHOR if anchor else ""
     legacy = LegacyChange(keep_anchor=not anchor) if facts and facts.legacy_present else None
-    after = replace(state, installed=None, owned=False, bypasses={}, watches={})
+    after = replace(state, installed=None, owned=False, kept=False, bypasses={}, watches={})
     return Plan(after, batch if facts is None or facts.nft else "", legacy=legacy)
 
 
@@ -280,8 +185,8 @@ def roll_back(state: State, reason: str, now_at: float, facts: Facts) -> Plan:
     """Nobody confirmed: back to what the trial names, and remember it for the agent and over a reboot."""
     assert state.trial is not None
     undone = RolledBack(now_at, reason, state.trial.note)
-    plan = _install(state, state.trial.back_to, facts)
-    return Plan(replace(plan.state, trial=None, rolled_back=undone), plan.batch, Memory.WRITE, plan.legacy)
+    plan = install(state, state.trial.back_to, facts)
+    return replace(plan, state=replace(plan.state, trial=None, rolled_back=undone), memory=Memory.WRITE)
 
 
 def acknowledge(state: State) -> Plan:
@@ -308,7 +213,7 @@ def after_start(remembered: State, boot_id: str, remembered_boot: str, now: floa
 def reinstall(state: State, facts: Facts) -> Plan:
     """Put what is installed in place once more, whatever others made of it."""
     assert state.installed is not None
-    return _install(replace(state, owned=False), state.installed, facts)
+    return install(replace(state, owned=False, kept=False), state.installed, facts)
 
 
 def reinstall_anchor(state: State) -> Plan:
@@ -317,33 +222,12 @@ def reinstall_anchor(state: State) -> Plan:
     return Plan(state, state.installed.anchor)
 
 
+def reheld(state: State, facts: Facts) -> Plan:
+    """Only the table that holds NAT beside nobody's has to be made."""
+    assert state.installed is not None
+    return Plan(state, hold_lines(state.installed, facts, owned=state.owned))
+
+
 def healed(state: State, who: tuple[int, str], what: str, now_at: float) -> State:
     """Remember who (pid and name) changed our rules."""
     return replace(state, heals=state.heals + 1, last_heal=Heal(now_at, who[0], who[1], what))
-
-
-_DELETE_ANCHOR = f"table inet {ANCHOR_TABLE}\ndelete table inet {ANCHOR_TABLE}\n"
-
-
-def anchor_lines(wanted: Ruleset, facts: Facts) -> str:
-    """The anchor is never replaced, only made where it is missing."""
-    return wanted.anchor if wanted.anchor and not facts.anchor_present else ""
-
-
-def _clear_lines(state: State) -> str:
-    """Make sure the table is there, then delete it: works whether or not it was."""
-    flags = " { flags owner; }" if state.owned else ""
-    return f"table inet {TABLE}{flags}\ndelete table inet {TABLE}\n"
-
-
-def carried_lines(sets: Mapping[str, list[tuple[str, int, int, int]]]) -> str:
-    """Add the counted elements of dynamic sets again: set -> (key, packets, bytes, seconds left)."""
-    lines = []
-    for name, counted in sets.items():
-        if not counted:
-            continue
-        parts = (
-            f"{key} counter packets {packets} bytes {size} expires {left}s" for key, packets, size, left in counted
-        )
-        lines.append(f"add element inet {TABLE} {name} {{ {', '.join(parts)} }}\n")
-    return "".join(lines)

@@ -65,6 +65,10 @@ class Context:
         """One inet table with counters and elements as nft's JSON (libnftables-json(5)); None when there is none."""
         return self._list(f"table inet {table}", _JSON)
 
+    def contents_json(self, table: str) -> str | None:
+        """What is in an inet table, without the elements of sets; None when there is none."""
+        return self._list(f"table inet {table}", _JSON | _TERSE)
+
     def set_json(self, table: str, name: str) -> str | None:
         """One set of an inet table with its elements as nft's JSON; None when there is none."""
         return self._list(f"set inet {table} {name}", _JSON)

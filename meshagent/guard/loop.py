@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 from meshagent.guard import methods, wire
 from meshagent.guard.backends import Nft, NoNft, open_nft, why_no_legacy
 from meshagent.guard.libnftables import Context, NftError
+from meshagent.guard.log import say
 from meshagent.guard.notices import Notices
-from meshagent.guard.perform import Guard, say
+from meshagent.guard.perform import Guard
 from meshagent.guard.rulewatch import Watch
 from meshagent.guard.succession import Estate, Successor, become, inherit, successor_from
 from meshagent.guard.wire import LineBuffer, RequestError
@@ -77,7 +78,7 @@ class Loop:
                 self._guard.fire()
                 continue
             wait = _TICK_SECONDS if due is None else min(due, _TICK_SECONDS)
-            for sooner in (self._guard.look_in(), self._guard.beat_in()):
+            for sooner in (self._guard.look_in(), self._guard.watching.beat_in()):
                 wait = wait if sooner is None else min(wait, sooner)
             wait = self._notices.pause(wait, time.monotonic())
             ready = self._selector.select(wait if self._guard.settled else 0)
@@ -87,7 +88,8 @@ class Loop:
             for key, events in ready:
                 if self._selector.get_map().get(key.fd) is key:  # an earlier event of this round may have closed it
                     key.data(events)
-            self._heal(self._guard.beat)
+            self._heal(self._guard.watching.beat)
+            self._guard.remember()
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
@@ -162,23 +164,25 @@ class Loop:
 
     def _follow_processes(self) -> None:
         """Wait on exactly the descriptors the guard has open now."""
-        for done in self._guard.retired:
+        for done in self._guard.watching.retired:
             with contextlib.suppress(KeyError):  # opened and replaced within one round
                 self._selector.unregister(done.descriptor)
             done.close()
-        self._guard.retired.clear()
-        probe = self._guard.probe
+        self._guard.watching.retired.clear()
+        probe = self._guard.watching.probe
         if probe is not None and probe.descriptor not in self._selector.get_map():
-            self._selector.register(probe.descriptor, selectors.EVENT_READ, lambda _: self._heal(self._guard.answered))
+            self._selector.register(
+                probe.descriptor, selectors.EVENT_READ, lambda _: self._heal(self._guard.watching.answered)
+            )
         lock = self._guard.legacy.lock
         if lock is not None and lock.fileno() not in self._selector.get_map():
             self._selector.register(lock, selectors.EVENT_READ, lambda _: self._guard.legacy.used())
-        for gate, pidfd in self._guard.pidfds.items():
+        for gate, pidfd in self._guard.watching.pidfds.items():
             if pidfd.descriptor not in self._selector.get_map():
                 self._selector.register(pidfd.descriptor, selectors.EVENT_READ, self._died(gate))
 
     def _died(self, gate: str) -> Any:
-        return lambda _events: self._guard.died(gate)
+        return lambda _events: self._guard.watching.died(gate)
 
     def _rules_announced(self, _: int) -> None:
         assert self._watch is not None
@@ -205,11 +209,13 @@ class Loop:
             self._guard.remove(anchor=False)
         except RequestError as error:
             say("could not remove the rules", error=error.message)
+        self._guard.remember()
 
 
-def serve(paths: Paths, memory: int | None = None) -> None:
+def serve(paths: Paths, memory: int | None = None, without: Collection[str] = ()) -> None:
     """The whole life of the guard of one root; with ``memory`` it goes on with what another left there.
 
+    ``without``: what the kernel has and is not to be used (tables.py).
     Raises ``GuardStartError``.
     """
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -220,7 +226,7 @@ def serve(paths: Paths, memory: int | None = None) -> None:
         stack.callback(context.close)
         if estate is not None and isinstance(context, Context) and estate.nft >= 0:
             context.adopt(estate.nft)
-        guard = Guard(context, paths.state / "rollback.json")
+        guard = Guard(context, paths.state / "rollback.json", paths.guard_state, without)
         if estate is not None:
             guard.follow(estate)
         else:
@@ -230,7 +236,8 @@ def serve(paths: Paths, memory: int | None = None) -> None:
         stack.callback(lambda: paths.guard_socket.unlink(missing_ok=True))
         loop = Loop(guard, listener)
         wakeup = _signals(loop)
-        say("guard is up", pid=os.getpid(), owner=guard.owner_supported, followed=estate is not None)
+        up = {"owner": guard.tables.owner_supported, "keep": guard.tables.keep_supported}
+        say("guard is up", pid=os.getpid(), **up, followed=estate is not None)
         if estate is not None:
             guard.resume()
         loop.run(wakeup)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from meshagent.guard.describing import describe
 from meshagent.guard.perform import Guard
 from meshagent.guard.state import MAX_TRIAL_SECONDS, Watch, changes_from, note_from, ruleset_from
 from meshagent.guard.wire import VERSION, Request, RequestError, take
@@ -19,7 +20,7 @@ def hello(guard: Guard, params: dict[str, Any]) -> object:
         raise RequestError(
             "wrong-version", f"the guard speaks version {VERSION}, not {version}", "restart meshagent-guard"
         )
-    return {"version": VERSION, "pid": os.getpid(), "owner_supported": guard.owner_supported}
+    return {"version": VERSION, "pid": os.getpid(), "owner_supported": guard.tables.owner_supported}
 
 
 def _check(guard: Guard, params: dict[str, Any]) -> object:
@@ -59,11 +60,11 @@ def _watch(guard: Guard, params: dict[str, Any]) -> object:
         raise RequestError("bad-request", f"{watch.pid} is not a process id")
     if not 0 <= watch.port < 1 << 16:
         raise RequestError("bad-request", f"{watch.port} is not a port")
-    return {"alive": guard.watch(_gate(params), watch)}
+    return {"alive": guard.watching.watch(_gate(params), watch)}
 
 
 def _unwatch(guard: Guard, params: dict[str, Any]) -> object:
-    guard.unwatch(_gate(params))
+    guard.watching.unwatch(_gate(params))
     return {}
 
 
@@ -94,7 +95,7 @@ def _verify(guard: Guard, params: dict[str, Any]) -> object:
 
 
 def _state(guard: Guard, params: dict[str, Any]) -> object:
-    return guard.describe()
+    return describe(guard)
 
 
 METHODS: dict[str, Callable[[Guard, dict[str, Any]], object]] = {

@@ -11,7 +11,7 @@ from meshagent.guard.elements import Change
 from meshagent.guard.legacy_text import require_legacy
 from meshagent.guard.text import require_table, require_updates, with_elements
 from meshagent.guard.wire import RequestError, take
-from meshagent.model.marks import ANCHOR_TABLE, TABLE
+from meshagent.model.marks import ANCHOR_TABLE, HOLD_TABLE, TABLE
 
 NFT, IPTABLES = "nft", "iptables"
 
@@ -35,8 +35,9 @@ class Ruleset:
 
     ``backend`` is ``nft``, or ``iptables`` where the texts are for iptables-restore (legacy_text.py).
 
-    ``owner`` asks for a table that dies with the guard (failure policy open). ``carry`` names dynamic sets whose
-    counted elements survive a replacement.
+    ``owner`` allows a table that dies with the guard (failure policy open). ``carry`` names dynamic sets whose
+    counted elements survive a replacement. ``hold`` is what a flush by others must not take along: it stands in a
+    small table of the guard's own where ``rules`` can be flushed.
     """
 
     rules: str = ""
@@ -47,6 +48,7 @@ class Ruleset:
     carry: tuple[str, ...] = ()
     backend: str = NFT
     sets: Mapping[str, bytes] = field(default_factory=dict)
+    hold: str = ""
 
     @property
     def table(self) -> str:
@@ -106,10 +108,14 @@ class Heal:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All of it. ``installed`` is None until the first apply, and after ``remove``."""
+    """All of it. ``installed`` is None until the first apply, and after ``remove``.
+
+    ``owned``: nobody else can touch the table. ``kept``: and the kernel keeps it when the guard dies.
+    """
 
     installed: Ruleset | None = None
     owned: bool = False
+    kept: bool = False
     bypasses: Mapping[str, Bypass] = field(default_factory=dict)
     watches: Mapping[str, Watch] = field(default_factory=dict)
     trial: Trial | None = None
@@ -131,17 +137,18 @@ def ruleset_from(params: dict[str, Any]) -> Ruleset:
     backend = take(params, "backend", str, NFT)
     if backend not in (NFT, IPTABLES):
         raise RequestError("bad-request", f"{backend[:40]!r} is not a backend", f"one of {NFT}, {IPTABLES}")
-    _require_texts(backend, rules, anchor)
+    hold = take(params, "hold", str, "")
+    _require_texts(backend, rules, anchor, hold)
     carry = tuple(str(name) for name in take(params, "carry", list, []))
     if not all(name.isascii() and name.isidentifier() for name in carry):
         raise RequestError("bad-request", "carry holds something that isn't the name of a set")
     gates = {str(name): _gate(value, backend) for name, value in take(params, "gates", dict, {}).items()}
     owner, digest = take(params, "owner", bool, False), take(params, "digest", str, "")
     sets = {str(name): _keys(str(name), value) for name, value in take(params, "sets", dict, {}).items()}
-    return Ruleset(rules, anchor, owner, digest, gates, carry, backend, sets)
+    return Ruleset(rules, anchor, owner, digest, gates, carry, backend, sets, hold)
 
 
-def _require_texts(backend: str, table: str, anchor: str) -> None:
+def _require_texts(backend: str, table: str, anchor: str, hold: str) -> None:
     if backend == IPTABLES:
         require_legacy(table)
         require_legacy(anchor)
@@ -150,6 +157,8 @@ def _require_texts(backend: str, table: str, anchor: str) -> None:
         require_table(table, TABLE)
     if anchor:
         require_table(anchor, ANCHOR_TABLE)
+    if hold:
+        require_table(hold, HOLD_TABLE)
 
 
 def ruleset_to(ruleset: Ruleset) -> dict[str, Any]:
@@ -163,6 +172,7 @@ def ruleset_to(ruleset: Ruleset) -> dict[str, Any]:
         "carry": list(ruleset.carry),
         "backend": ruleset.backend,
         "sets": {name: _encoded(keys) for name, keys in ruleset.sets.items()},
+        "hold": ruleset.hold,
     }
 
 

@@ -79,7 +79,7 @@ def inherit(memory: int) -> Estate:
     if document["format"] != FORMAT:
         raise ValueError(f"the guard before left format {document['format']}, this one reads {FORMAT}")
     found = Estate(
-        _state(document["state"]), document["nft"], document["lock"], document["listener"], document["started_at"]
+        state_from(document["state"]), document["nft"], document["lock"], document["listener"], document["started_at"]
     )
     for descriptor in (found.nft, found.lock, found.listener):
         if descriptor >= 0:
@@ -88,33 +88,40 @@ def inherit(memory: int) -> Estate:
 
 
 def _document(estate: Estate) -> dict[str, Any]:
-    state = estate.state
-    trial, undone, heal = state.trial, state.rolled_back, state.last_heal
     return {
         "format": FORMAT,
         "nft": estate.nft,
         "lock": estate.lock,
         "listener": estate.listener,
         "started_at": estate.started_at,
-        "state": {
-            "installed": ruleset_to(state.installed) if state.installed is not None else None,
-            "owned": state.owned,
-            "bypasses": {gate: [one.since_at, one.reason] for gate, one in state.bypasses.items()},
-            "watches": {gate: [one.pid, one.started, one.opens, one.port] for gate, one in state.watches.items()},
-            "trial": trial and [trial.deadline, trial.until_at, ruleset_to(trial.back_to), dict(trial.note)],
-            "rolled_back": undone and [undone.at, undone.reason, dict(undone.note)],
-            "heals": state.heals,
-            "last_heal": heal and [heal.at, heal.pid, heal.name, heal.what],
-            "hangs": state.hangs,
-        },
+        "state": state_to(estate.state),
     }
 
 
-def _state(found: dict[str, Any]) -> State:
+def state_to(state: State) -> dict[str, Any]:
+    """All that a guard knows, as JSON values."""
+    trial, undone, heal = state.trial, state.rolled_back, state.last_heal
+    return {
+        "installed": ruleset_to(state.installed) if state.installed is not None else None,
+        "owned": state.owned,
+        "kept": state.kept,
+        "bypasses": {gate: [one.since_at, one.reason] for gate, one in state.bypasses.items()},
+        "watches": {gate: [one.pid, one.started, one.opens, one.port] for gate, one in state.watches.items()},
+        "trial": trial and [trial.deadline, trial.until_at, ruleset_to(trial.back_to), dict(trial.note)],
+        "rolled_back": undone and [undone.at, undone.reason, dict(undone.note)],
+        "heals": state.heals,
+        "last_heal": heal and [heal.at, heal.pid, heal.name, heal.what],
+        "hangs": state.hangs,
+    }
+
+
+def state_from(found: dict[str, Any]) -> State:
+    """The reverse; a field that an older version doesn't know keeps its default."""
     trial, undone, heal = found["trial"], found["rolled_back"], found["last_heal"]
     return State(
         installed=ruleset_from(found["installed"]) if found["installed"] is not None else None,
         owned=found["owned"],
+        kept=found.get("kept", False),
         bypasses={gate: Bypass(*one) for gate, one in found["bypasses"].items()},
         watches={gate: Watch(*one) for gate, one in found["watches"].items()},
         trial=Trial(trial[0], trial[1], ruleset_from(trial[2]), note_from({"note": trial[3]})) if trial else None,

@@ -87,8 +87,43 @@ _BLOCK = re.compile(r"^\t(?P<kind>set|map|chain) (?P<name>\w+) \{\n(?P<body>.*?)
 _ELEMENTS = re.compile(r"^\t\telements = \{[^}]*\}\n", re.MULTILINE)
 
 
-def exchanged(before: str, after: str, kept: Sequence[str], name: str) -> tuple[str, str]:
+def commands(text: str, name: str) -> str:
+    """The same as ``text`` for a table that is there: one command for each chain, set, map and rule.
+
+    ``table inet NAME { … }`` would define the table once more, with flags that must be those it has, and nft 1.0.6
+    can't write all flags. Raises ``RequestError`` where something of the text would be lost.
+    """
+    blocks = list(_BLOCK.finditer(text))
+    rest = _BLOCK.sub("", text).replace(f"table inet {name} {{\n", "", 1)
+    if rest.strip() != "}":
+        raise RequestError("refused-text", f"not a set, map or chain of our table: {rest.strip()[:80]!r}")
+    chains = [found for found in blocks if found["kind"] == "chain"]
+    made = [f"add chain inet {name} {found['name']}{_braced(_hook(found))}\n" for found in chains]
+    filled = (found for kind in ("set", "map") for found in blocks if found["kind"] == kind)
+    made += [f"add {found['kind']} inet {name} {found['name']} {{\n{found['body']}\t}}\n" for found in filled]
+    made += [f"add rule inet {name} {found['name']} {rule}\n" for found in chains for rule in _rules(found)]
+    return "".join(made)
+
+
+def _braced(hook: str) -> str:
+    return f" {{ {hook} }}" if hook else ""
+
+
+def _rules(chain: re.Match[str]) -> list[str]:
+    lines = [line.strip() for line in chain["body"].splitlines()]
+    return [line for line in lines if line and line != _hook(chain)]
+
+
+def emptied(contents: Sequence[tuple[str, str]], name: str) -> str:
+    """Take everything out of the table that is in it, by kind and name; the table stays."""
+    gone = (f"delete {kind} inet {name} {item}\n" for kind in _ORDER for found, item in contents if found == kind)
+    return f"flush table inet {name}\n" + "".join(gone)
+
+
+def exchanged(before: str, after: str, kept: Sequence[str], name: str, *, maps: bool = True) -> tuple[str, str]:
     """How to put ``after`` in the place of ``before`` inside the table: lines that take out what goes, and what comes.
+
+    Without ``maps`` those are made anew: what is in them is not what ``before`` says.
 
     What is in both stays: chains, with other rules; maps; the sets in ``kept``, with what is in them. A packet that is
     under way while the kernel goes from one generation of rules to the next began with the old rules, but is asked for
@@ -99,6 +134,7 @@ def exchanged(before: str, after: str, kept: Sequence[str], name: str) -> tuple[
     old = {found["name"]: found for found in _BLOCK.finditer(before)}
     new = {found["name"]: found for found in _BLOCK.finditer(after)}
     stay = {item for item in old.keys() & new.keys() if item in kept or _same(old[item], new[item])}
+    stay -= set() if maps else {item for item in stay if new[item]["kind"] == "map"}
     going = [found for item, found in old.items() if item not in stay]
     gone = [
         f"delete {kind} inet {name} {found['name']}\n" for kind in _ORDER for found in going if found["kind"] == kind

@@ -34,6 +34,8 @@ DNS_CAPTURED_ZONE = 28003
 #: Name of the rule tables, the route for virtual addresses goes over lo.
 TABLE = "meshagent"
 ANCHOR_TABLE = "meshagent_anchor"
+#: Beside a rule table that nobody owns: owned by the guard, so that a flush takes neither NAT nor the way back along.
+HOLD_TABLE = "meshagent_hold"
 
 #: Legacy iptables has no tables of one's own: our chains are told by their names, in upper case there.
 CHAIN_PREFIX = "MESHAGENT_"

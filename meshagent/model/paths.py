@@ -56,6 +56,11 @@ class Paths:
         return self.run / "guard.sock"
 
     @property
+    def guard_state(self) -> Path:
+        """What the guard knows, for the one that follows if it is killed."""
+        return self.run / "guard.state"
+
+    @property
     def enrolment(self) -> Path:
         """Exists exactly while this root is enrolled."""
         return self.state / "enrolment.json"

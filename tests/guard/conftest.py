@@ -1,6 +1,7 @@
 """A lab host with a guard and a ruleset that is small enough to read."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -56,9 +57,10 @@ GATE = Gate(
 )
 _REFUSED = "inet meshagent refusing { tcp : goto refused }\n"
 HUNG = Gate(f"add element {_REFUSED}", f"delete element {_REFUSED}")
+HOLD = ANCHOR.replace("meshagent_anchor", "meshagent_hold")
 CLAIMED = bytes((10, 99, 0, 1, 0, 80))
 GATES = {"proxy": GATE, "hung": HUNG}
-RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates=GATES, sets={"claimed4": CLAIMED})
+RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="rules", gates=GATES, sets={"claimed4": CLAIMED}, hold=HOLD)
 UNOWNED = replace(RULES, owner=False, digest="unowned")
 CLOSED = replace(UNOWNED, digest="closed", gates={"hung": HUNG})
 
@@ -70,15 +72,24 @@ class Guarded:
     host: Host
     program: Program
     client: GuardClient
+    without: str = ""
 
     def nft(self, *words: str, check: bool = True) -> str:
         done = self.host.run(["nft", *words], check=check)
         return done.stdout + done.stderr
 
+    def tables(self) -> list[str]:
+        """Names of all inet tables that are there."""
+        return sorted(line.rpartition(" ")[2] for line in self.nft("list", "tables").splitlines())
+
     def restart(self) -> None:
         """Another guard process on the same root."""
-        self.program = self.host.popen(command(self.host.root), log="guard")
-        wait_until(self.client.state, what="the guard to answer")
+        self.program = self.host.popen(argv(self.host, self.without), log="guard")
+        wait_until(self.client.state, 20, what="the guard to answer")
+
+    def kill(self) -> None:
+        """The guard is gone, as by the kernel's out-of-memory killer, and the kernel has closed what it held."""
+        self.program.kill()
 
     @property
     def log(self) -> str:
@@ -93,11 +104,38 @@ def guard_lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def guarded(guard_lab: Lab) -> Iterator[Guarded]:
-    host = guard_lab.host(f"host-{len(guard_lab.hosts)}")
-    made = Guarded(
-        host, host.popen(command(host.root), log="guard"), GuardClient(host.root / "run/meshagent/guard.sock")
-    )
-    wait_until(made.client.state, what="the guard to answer")
-    yield made
-    made.client.close()
-    made.program.stop()
+    """As on this kernel: 6.9 or newer, so the table is the guard's own and outlives it."""
+    with opened(guard_lab) as made:
+        yield made
+
+
+@pytest.fixture
+def owning(guard_lab: Lab) -> Iterator[Guarded]:
+    """As on kernels 5.12 to 6.8: an owned table ends with its owner, so with policy closed it is nobody's."""
+    with opened(guard_lab, "persist") as made:
+        yield made
+
+
+@pytest.fixture
+def ownerless(guard_lab: Lab) -> Iterator[Guarded]:
+    """As on kernels before 5.12."""
+    with opened(guard_lab, "owner") as made:
+        yield made
+
+
+@contextmanager
+def opened(lab: Lab, without: str = "") -> Iterator[Guarded]:
+    """A guard on a host of its own."""
+    host = lab.host(f"host-{len(lab.hosts)}")
+    client = GuardClient(host.root / "run/meshagent/guard.sock")
+    made = Guarded(host, host.popen(argv(host, without), log="guard"), client, without)
+    wait_until(client.state, 20, what="the guard to answer")
+    try:
+        yield made
+    finally:
+        client.close()
+        made.program.stop()
+
+
+def argv(host: Host, without: str) -> list[str]:
+    return [*command(host.root), *(["--without", without] if without else [])]

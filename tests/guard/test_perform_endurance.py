@@ -11,7 +11,7 @@ from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 from meshagent.lab import Lab
 from tests.guard.callers import Callers, answering
-from tests.guard.conftest import RULES, TABLE, UNOWNED, Guarded
+from tests.guard.conftest import CLOSED, RULES, TABLE, UNOWNED, Guarded
 
 pytestmark = pytest.mark.root
 
@@ -31,14 +31,18 @@ def variants(rules: Ruleset, address: str, port: int) -> list[Ruleset]:
     ]
 
 
-@pytest.mark.parametrize("rules", [RULES, UNOWNED], ids=["owned", "unowned"])
+@pytest.mark.parametrize(
+    ("kind", "policies"), [("guarded", (RULES, CLOSED)), ("owning", (UNOWNED,))], ids=["kept-policy-changes", "nobodys"]
+)
 @pytest.mark.parametrize("replaces", REPLACES)
 def test_no_connection_leaks_or_fails_while_rules_are_replaced(
-    guarded: Guarded, guard_lab: Lab, rules: Ruleset, replaces: int
+    guard_lab: Lab, kind: str, policies: tuple[Ruleset, ...], replaces: int, request: pytest.FixtureRequest
 ) -> None:
+    guarded: Guarded = request.getfixturevalue(kind)
     peer = guard_lab.host(f"peer-{len(guard_lab.hosts)}")
     servers = [answering(peer, "0.0.0.0", 80, "direct"), answering(guarded.host, "127.0.0.1", 15001, "proxy")]
-    wanted = variants(rules, peer.address4, 80)
+    by_policy = [variants(rules, peer.address4, 80) for rules in policies]
+    wanted = [ruleset for rulesets in zip(*by_policy, strict=True) for ruleset in rulesets]
     guarded.client.apply(wanted[0])
     callers = Callers(guarded.host, peer.address4, 80, threads=2)
     callers.more(20)

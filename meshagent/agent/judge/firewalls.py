@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from meshagent.agent.judge import nft_rules, saved_rules
 from meshagent.agent.judge.packets import Fate, fates
-from meshagent.model.marks import ANCHOR_TABLE, TABLE
+from meshagent.model.marks import ANCHOR_TABLE, HOLD_TABLE, TABLE
 from meshagent.model.ports import HBONE
 
 OPEN, BLOCKS, DEPENDS = "open", "blocks", "depends"
@@ -52,7 +52,7 @@ def _rulesets(nft: str | None, saved: Mapping[str, str]) -> Iterable[tuple[str, 
             yield command, _verdict(fates(chains, "INPUT", policies["INPUT"]))
     by_iptables = {("ip6" if name.startswith("ip6") else "ip", "filter") for name in saved if name.endswith("nft")}
     for table in nft_rules.parse(nft or "", HBONE):
-        ours = table.name in (TABLE, ANCHOR_TABLE)
+        ours = table.name in (TABLE, ANCHOR_TABLE, HOLD_TABLE)
         if ours or table.family not in ("inet", "ip", "ip6") or (table.family, table.name) in by_iptables:
             continue
         each = [fates(table.chains, base, policy) for base, policy in table.bases.items()]

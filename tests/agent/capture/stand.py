@@ -263,11 +263,14 @@ except OSError as e:
 
 
 @contextlib.contextmanager
-def make_stand(lab: Lab, family: int, backend: str = "nft") -> Iterator[Stand]:
-    """A host with a running guard, and a peer, in an open lab; the guard ends with the block."""
+def make_stand(lab: Lab, family: int, backend: str = "nft", without: str = "") -> Iterator[Stand]:
+    """A host with a running guard, and a peer, in an open lab; the guard ends with the block.
+
+    ``without``: what the guard does without, as on an older kernel (guard/tables.py).
+    """
     name = f"v{family}-{len(lab.hosts)}"
     host, peer = lab.host(f"host-{name}"), lab.host(f"peer-{name}")
-    program, client = start_guard(host)
+    program, client = start_guard(host, without)
     stand = Stand(lab, host, peer, family, client, program, Applier(client), backend)
     try:
         yield stand
@@ -278,9 +281,9 @@ def make_stand(lab: Lab, family: int, backend: str = "nft") -> Iterator[Stand]:
         stand.guard_program.stop()
 
 
-def start_guard(host: Host) -> tuple[Program, GuardClient]:
+def start_guard(host: Host, without: str = "") -> tuple[Program, GuardClient]:
     """A guard process on ``host``, answering."""
-    program = host.popen(command(host.root), log="guard")
+    program = host.popen([*command(host.root), *(["--without", without] if without else [])], log="guard")
     client = GuardClient(host.root / "run/meshagent/guard.sock")
     wait_until(client.state, what="the guard to answer")
     return program, client

@@ -120,7 +120,8 @@ def test_captured_connections_survive_changes_observe_and_the_death_of_the_guard
         stand.capture(Posture.PERMISSIVE, claimed)
         stand.guard_program.kill()
         if stand.backend == "nft":
-            wait_until(lambda: "table inet meshagent {" not in stand.ruleset(), 2, "the kernel to drop the owned table")
+            assert virtual.says() and literal.says(), "the rules outlive their owner"
+            stand.host.run(["nft", "delete", "table", "inet", "meshagent"])  # as the kernel does before 6.9
         assert any(anchor in stand.ruleset() for anchor in ("meshagent_anchor", "-A MESHAGENT_ANCHOR"))
         assert virtual.says() and literal.says(), "the anchor keeps NAT hooked"
 
