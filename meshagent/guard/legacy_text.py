@@ -21,13 +21,14 @@ LAST_CHAIN = f"{CHAIN_PREFIX}ARRIVING"
 
 _CHAIN = rf"{CHAIN_PREFIX}[A-Z0-9_]{{1,18}}"
 _OPTION = (
-    "-[pdmoijg]|--(?:comment|dport|dports|mark|uid-owner|gid-owner|tcp-flags|dst-type|ctdir|ctstate|set|name|mask|"
-    "rsource|to-ports|reject-with|zone-orig|set-xmark)"
+    "-[psdmoijg]|--(?:comment|dport|dports|mark|uid-owner|gid-owner|tcp-flags|dst-type|ctdir|ctstate|set|name|mask|"
+    "rsource|to-ports|reject-with|zone-orig|set-xmark|nowildcard|transparent|ctorigdstport)"
 )
 _WORD = rf"(?:!|{_OPTION}|[A-Za-z0-9_.:/,@][A-Za-z0-9_.:/,@-]*|\"[A-Za-z0-9 .,:;()-]{{1,255}}\")"
 _TARGET = rf"-[jg] (?:{_CHAIN}|RETURN|REDIRECT|REJECT|CT|CONNMARK|MARK)(?= |$)"
+_BUILTIN = "OUTPUT|INPUT|FORWARD|PREROUTING"
 _LINE = re.compile(
-    rf"\*(?:{'|'.join(TABLES)})|COMMIT|:{_CHAIN} - \[0:0\]|-A (?:{_CHAIN}|OUTPUT|INPUT|PREROUTING)(?: {_WORD})+",
+    rf"\*(?:{'|'.join(TABLES)})|COMMIT|:{_CHAIN} - \[0:0\]|-A (?:{_CHAIN}|{_BUILTIN})(?: {_WORD})+",
     re.ASCII,
 )
 _HEAD = re.compile(r"# IPv([46])[ -~]*")

@@ -6,7 +6,7 @@ distributions without it, or where somebody asks for it by name.
 
 from meshagent.agent.capture import iptables, nft
 from meshagent.agent.capture.values import HostFacts, Intent, Mode
-from meshagent.config.settings import Backend, CaptureConfig, InboundScope
+from meshagent.config.settings import Backend, CaptureConfig, InboundScope, RedirectMode
 from meshagent.guard.state import Ruleset
 from meshagent.model.errors import MeshagentError, UsageError
 
@@ -17,19 +17,35 @@ _INSTALL_IPTABLES = "install iptables (iptables-legacy-restore, ip6tables-legacy
 def choose(config: CaptureConfig, facts: HostFacts) -> Backend:
     """``nft`` or ``iptables``. Raises ``MeshagentError`` where what is asked for can't be done here."""
     backend = _usable(config.backend, facts)
-    for name, asked in (
-        ("capture.inbound: all", config.inbound is InboundScope.ALL),
-        ("capture.units", bool(config.units)),
-        ("capture.bridges", bool(config.bridges)),
-        ("capture.exclude.units", bool(config.exclude.units)),
+    if backend is Backend.IPTABLES:
+        _require_legacy(config)
+    return backend
+
+
+def tproxy(config: CaptureConfig, facts: HostFacts) -> bool:
+    """Whether what comes in can be handed over as it is: xt_TPROXY has no place behind the DNAT of others."""
+    return facts.tproxy_usable and facts.nft_usable and config.backend is not Backend.IPTABLES
+
+
+def _require_legacy(config: CaptureConfig) -> None:
+    """A rule of iptables that names a control group is dead as soon as the unit ends, and then the kernel refuses every
+    change of that table, by whichever program, until the rule is gone (seen, kernel 6.18 and iptables 1.8.9)."""
+    dangling = "a rule for a unit that has ended makes every change of the same table fail, also those of others"
+    for name, asked, why in (
+        ("capture.units", bool(config.units), dangling),
+        ("capture.exclude.units", bool(config.exclude.units), dangling),
+        (
+            "capture.mode: tproxy",
+            (config.inbound, config.mode) == (InboundScope.ALL, RedirectMode.TPROXY),
+            "TPROXY would take what others forward, and drop what it has no listener for; auto and redirect work",
+        ),
     ):
-        if asked and backend is Backend.IPTABLES:
+        if asked:
             raise UsageError(
                 "unsupported-capture",
-                f"{name} can't be done with legacy iptables, which is what captures on this host",
+                f"{name} can't be done with legacy iptables, which is what captures on this host: {why}",
                 hint=f"remove it from agent.yaml, or {_INSTALL_NFT}",
             )
-    return backend
 
 
 def _usable(asked: Backend, facts: HostFacts) -> Backend:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv6Address
 
 from meshagent.agent.capture import claims, never
-from meshagent.agent.capture.backend import choose
+from meshagent.agent.capture.backend import choose, tproxy
 from meshagent.agent.capture.values import HostFacts, Intent, Ipv6, Mode, Spared, Wishes
 from meshagent.config.settings import (
     Backend,
@@ -139,7 +139,7 @@ def _captured_families(ipv6: Ipv6) -> tuple[int, ...]:
 def _redirect_mode(config: CaptureConfig, facts: HostFacts) -> RedirectMode:
     """TPROXY where it can be: host firewalls then still see the port that was dialled."""
     if config.mode is RedirectMode.AUTO:
-        return RedirectMode.TPROXY if facts.tproxy_usable else RedirectMode.REDIRECT
+        return RedirectMode.TPROXY if tproxy(config, facts) else RedirectMode.REDIRECT
     return config.mode
 
 

@@ -12,8 +12,10 @@ What is lost against nft, said by ``lost`` and shown by plan:
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from meshagent.agent.capture import iptables_arriving
 from meshagent.agent.capture import iptables_chains as chains
 from meshagent.agent.capture.iptables_text import SYN, chain, jump, rule
 from meshagent.agent.capture.nft import PROXY_GATE, RESOLVER_GATE
@@ -52,6 +54,8 @@ def lost(intent: Intent) -> tuple[str, ...]:
     found = ["iptables: the rules stay if the guard is killed; other programs can flush them, the guard restores them"]
     if intent.counted_ports or intent.strict_ports:
         found.append("iptables: at most 100 plain-text callers are known for each port, each counted up to 32")
+    if intent.inbound_families:
+        found.append("iptables: what comes in passes by REDIRECT; a host firewall sees port 15006 and must let it in")
     return tuple(found)
 
 
@@ -77,51 +81,88 @@ def _gates(intent: Intent) -> dict[str, Gate]:
     """Policy closed has no gate around the proxy, so nothing can open it; names are never worth refusing."""
     if intent.mode is not Mode.ACTIVE:
         return {}
-    match = SYN.replace("--tcp-flags", f"--dport {OUTBOUND} --tcp-flags")
-    refused = (rule(f"{match} -m conntrack --ctstate DNAT", jump("nowhere"), _HUNG),)
-    gates = {HUNG_GATE: Gate(*(_filled("filter", "hung_gate", rules) for rules in (refused, ())))}
+    gates = {HUNG_GATE: Gate(_hung(intent, refused=True), _hung(intent, refused=False))}
     if intent.fail_open:
-        redirected = [version for version in (4, 6) if version == 4 or intent.ipv6 is Ipv6.CAPTURE]
-        gates[PROXY_GATE] = Gate(*(_verdict(redirected, nat=("claimed_gate", to)) for to in _AROUND["proxy"]))
-    if asked := [version for version in (4, 6) if chains.nameservers(intent, version)]:
-        around, captured = _AROUND["resolver"]
-        gates[RESOLVER_GATE] = Gate(
-            _verdict(asked, raw=("names_zone_gate", ""), nat=("names_gate", around)),
-            _verdict(asked, raw=("names_zone_gate", "captured_zone"), nat=("names_gate", captured)),
-        )
+        gates[PROXY_GATE] = _gate(lambda version: _proxy_chains(intent, version))
+    if intent.nameservers:
+        gates[RESOLVER_GATE] = _gate(lambda version: _resolver_chains(intent, version))
     return gates
+
+
+def _hung(intent: Intent, *, refused: bool) -> str:
+    """Whatever the policy, what is redirected to a proxy that hangs is refused instead of kept waiting."""
+    text = ""
+    match = SYN.replace("--tcp-flags", f"--dport {OUTBOUND} --tcp-flags")
+    outbound = [rule(f"{match} -m conntrack --ctstate DNAT", jump("nowhere"), _HUNG)] if refused else []
+    for version in (4, 6):
+        text += f"{HEADS[version]}\n{_filled('filter', {'hung_gate': outbound})}"
+        if from_outside := iptables_arriving.hung(intent, version):
+            text += _filled("nat", {name: rules if refused else [] for name, rules in from_outside.items()})
+    return text
 
 
 _HUNG = "the proxy hangs: refused at once instead of kept waiting"
 
 
-def _filled(table: str, name: str, rules: Sequence[str]) -> str:
-    """Text that makes a chain hold these rules, in both families."""
-    lines = [f"*{table}", f":{chain(name)} - [0:0]", *(f"-A {chain(name)} {line}" for line in rules), "COMMIT", ""]
-    return "".join(f"{HEADS[version]}\n" + "\n".join(lines) for version in (4, 6))
+@dataclass(frozen=True, slots=True)
+class _Flip:
+    """A chain of one rule: where it leads while its gate is closed, and while open; empty for nowhere."""
+
+    table: str
+    chain: str
+    closed: str
+    opened: str
 
 
-#: Gate -> where its chain leads while open, and while closed.
-_AROUND = {"proxy": ("around_proxy", "to_proxy"), "resolver": ("around_resolver", "to_resolver")}
+def _proxy_chains(intent: Intent, version: int) -> list[_Flip]:
+    found = []
+    if version == 4 or intent.ipv6 is Ipv6.CAPTURE:
+        found.append(_Flip("nat", "claimed_gate", "to_proxy", "around_proxy"))
+    if version in intent.bridged_families:
+        found.append(_Flip("nat", *iptables_arriving.BRIDGED_GATE))
+    if version in intent.inbound_families:
+        found.append(_Flip("nat", *iptables_arriving.INBOUND_GATE))
+    return found
 
 
-def _verdict(versions: list[int], **verdicts: tuple[str, str]) -> str:
-    """Text that makes chains lead elsewhere: table -> (chain, its new target, empty for none)."""
-    text = ""
-    for version in versions:
-        text += f"{HEADS[version]}\n"
-        for table, (name, to) in verdicts.items():
-            lines = [f"*{table}", f":{chain(name)} - [0:0]"]
-            if to:
-                lines.append(f"-A {chain(name)} {rule('', jump(to), _FLIPS[to])}")
-            text += "\n".join([*lines, "COMMIT", ""])
-    return text
+def _resolver_chains(intent: Intent, version: int) -> list[_Flip]:
+    if not chains.nameservers(intent, version):
+        return []
+    zone = _Flip("raw", "names_zone_gate", "captured_zone", "")
+    return [zone, _Flip("nat", "names_gate", "to_resolver", "around_resolver")]
+
+
+def _gate(flips: Callable[[int], list[_Flip]]) -> Gate:
+    """Text that makes the chains of both families lead elsewhere; each table at once."""
+    texts = []
+    for opened in (True, False):
+        text = ""
+        for version in (4, 6):
+            tables: dict[str, dict[str, list[str]]] = {}
+            for flip in flips(version):
+                to = flip.opened if opened else flip.closed
+                tables.setdefault(flip.table, {})[flip.chain] = [rule("", jump(to), _FLIPS[to])] if to else []
+            if tables:
+                text += f"{HEADS[version]}\n" + "".join(_filled(table, held) for table, held in tables.items())
+        texts.append(text)
+    return Gate(*texts)
+
+
+def _filled(table: str, held: Mapping[str, Sequence[str]]) -> str:
+    """Text that makes chains hold these rules."""
+    heads = [f":{chain(name)} - [0:0]" for name in held]
+    rules = [f"-A {chain(name)} {line}" for name, lines in held.items() for line in lines]
+    return "\n".join([f"*{table}", *heads, *rules, "COMMIT", ""])
 
 
 #: The closed ones as the chains have them from the start.
 _FLIPS = {
     "to_proxy": "flips when the proxy is dead",
     "around_proxy": "the proxy is dead",
+    "bridged_to_proxy": "flips when the proxy is dead",
+    "bridged_around": "the proxy is dead",
+    "to_inbound": "flips when the proxy is dead",
+    "around_inbound": "the proxy is dead",
     "to_resolver": "names are captured",
     "around_resolver": "the resolver is dead",
     "captured_zone": "names are captured",

@@ -11,6 +11,7 @@ The same meaning as chains.py, said with what iptables has:
 
 from collections.abc import Iterable
 
+from meshagent.agent.capture import iptables_arriving
 from meshagent.agent.capture import text as nft_text
 from meshagent.agent.capture.iptables_text import NOT_SYN, SYN, Chains, host, jump, lookup, rule, table
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
@@ -28,7 +29,6 @@ from meshagent.model.ports import DNS, OUTBOUND, OWN_LOCAL_PORTS
 #: Lists of xt_recent, /proc/net/xt_recent/NAME: ``meshagent_callers4_8080``.
 CALLER_LISTS = "meshagent_"
 
-_OWN_PORTS = f"-m multiport --dports {','.join(map(str, OWN_LOCAL_PORTS))}"
 _LOCAL = "-m addrtype --dst-type LOCAL"
 _RESET = "-j REJECT --reject-with tcp-reset"
 _PORT_CLOSED = {4: "-j REJECT --reject-with icmp-port-unreachable", 6: "-j REJECT --reject-with icmp6-port-unreachable"}
@@ -54,7 +54,7 @@ def raw(intent: Intent, version: int) -> str:
         chains["names_zone"] = [*_ours(intent), rule("", jump("names_zone_gate"), "flips when the resolver is dead")]
         chains["names_zone_gate"] = [rule("", jump("captured_zone"), "names are captured")]
         chains["captured_zone"] = [rule("", captured, "captured queries, free again when capture ends")]
-    return table("raw", {"OUTPUT": "zones"}, chains)
+    return table("raw", [("OUTPUT", "zones")], chains)
 
 
 def mangle() -> str:
@@ -82,7 +82,7 @@ def mangle() -> str:
         f"-j MARK --set-xmark {mark}/{_WHOLE}",
         "answers of a container whose port is published here go back to the proxy, too",
     )
-    jumps = {"PREROUTING": "published", "OUTPUT": "client_address"}
+    jumps = [("PREROUTING", "published"), ("OUTPUT", "client_address")]
     return table("mangle", jumps, {"published": [published], "client_address": rules})
 
 
@@ -97,7 +97,10 @@ def nat(intent: Intent, version: int) -> str:
     if version == 4 or intent.ipv6 is Ipv6.CAPTURE:
         chains["nat"].append(rule("-p tcp", jump("outbound"), "new connections to the mesh"))
         _outbound(intent, version, chains)
-    return table("nat", {"OUTPUT": "nat"}, chains) if chains["nat"] else ""
+    if not chains["nat"]:
+        return ""
+    jumps, more = iptables_arriving.nat(intent, version)
+    return table("nat", [("OUTPUT", "nat"), *jumps], chains | more)
 
 
 def _names(intent: Intent, servers: list[IPAddress], version: int, chains: Chains) -> None:
@@ -178,8 +181,9 @@ def _range(ports: str) -> str:
 
 def filtering(intent: Intent, version: int) -> str:
     own_ports = "own ports: reached by redirect only"
+    syn_to_own = f"{SYN} {_own(intent, version)} {_LOCAL}"
     output = [
-        rule(f"{SYN} {_OWN_PORTS} {_LOCAL}", jump("own_ports"), own_ports),
+        rule(syn_to_own, jump("own_ports"), own_ports),
         rule(f"-p udp -m udp --dport {DNS} {_LOCAL}", jump("own_ports"), own_ports),
         *_left_over(intent, version),
     ]
@@ -198,9 +202,16 @@ def filtering(intent: Intent, version: int) -> str:
             rule("", _PROHIBITED[version], "refused at once: services are TCP only"),
         ],
         "input": [
-            rule(f"! -i lo {SYN} {_OWN_PORTS} {_LOCAL}", _RESET, "our own ports are not for other hosts"),
+            rule(f"! -i lo {syn_to_own}", _RESET, "our own ports are not for other hosts"),
         ],
     }
+    if redirected := iptables_arriving.redirected(intent, version):
+        chains["input"] = [rule(f"! -i lo {syn_to_own}", jump("own_outside"), "own ports, called by other hosts")]
+        by_us = f"-p tcp -m multiport --dports {','.join(map(str, redirected))} -m conntrack --ctstate DNAT"
+        chains["own_outside"] = [
+            rule(by_us, "-j RETURN", "came by a redirect"),
+            rule("-p tcp", _RESET, "our own ports are not for other hosts"),
+        ]
     if version == 6 and intent.ipv6 is Ipv6.REFUSE:
         direct = rule(_LOCAL, "-j RETURN", "own addresses are direct, before any claim")
         never = _never(intent, 6) if intent.all_families else ()
@@ -210,7 +221,16 @@ def filtering(intent: Intent, version: int) -> str:
         what = "new connections from other hosts: mesh peers come by port 15008 and reach the application over lo"
         chains["input"].append(rule(f"! -i lo {SYN} {_LOCAL}", jump("inbound"), what))
         chains["inbound"] = list(_plain_text(intent, version))
-    return table("filter", {"OUTPUT": "output", "INPUT": "input"}, chains)
+    jumps = [("OUTPUT", "output"), ("INPUT", "input")]
+    if left_over := iptables_arriving.left_over(intent, version):
+        chains["bridged_left_over"] = left_over
+        jumps.append(("FORWARD", "bridged_left_over"))
+    return table("filter", jumps, chains)
+
+
+def _own(intent: Intent, version: int) -> str:
+    ports = sorted({*OWN_LOCAL_PORTS, *iptables_arriving.redirected(intent, version)})
+    return f"-m multiport --dports {','.join(map(str, ports))}"
 
 
 def _left_over(intent: Intent, version: int) -> Iterable[str]:
@@ -228,18 +248,20 @@ def _left_over(intent: Intent, version: int) -> Iterable[str]:
 
 
 def _plain_text(intent: Intent, version: int) -> Iterable[str]:
-    for port in intent.counted_ports:
-        yield _remember("callers", port, version, "plain text on a declared port: counted, left alone")
+    redirected = version in intent.inbound_families
+    for port in intent.counted_ports:  # the port that was dialled: after a REDIRECT only conntrack knows
+        match = f"-p tcp -m conntrack --ctorigdstport {port}" if redirected else f"-p tcp -m tcp --dport {port}"
+        yield _remember("callers", port, match, version, "plain text on a declared port: counted, left alone")
     for port in intent.strict_ports:
-        yield _remember("refused", port, version, "plain text on a port that requires mutual TLS")
         match = f"-p tcp -m tcp --dport {port}"
+        yield _remember("refused", port, match, version, "plain text on a port that requires mutual TLS")
         yield rule(match, _RESET, "mutual TLS is required: new plain connections are refused")
 
 
-def _remember(kind: str, port: int, version: int, reason: str) -> str:
+def _remember(kind: str, port: int, match: str, version: int, reason: str) -> str:
     mask = "255.255.255.255" if version == 4 else ":".join(["ffff"] * 8)
     recent = f"-m recent --set --name {CALLER_LISTS}{kind}{version}_{port} --mask {mask} --rsource"
-    return rule(f"-p tcp -m tcp --dport {port} {recent}", "", reason)
+    return rule(f"{match} {recent}", "", reason)
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

@@ -39,10 +39,10 @@ def jump(name: str) -> str:
     return f"-j {chain(name)}"
 
 
-def table(name: str, jumps: Mapping[str, str], chains: Mapping[str, Sequence[str]]) -> str:
-    """One table: ``jumps`` from the kernel's chains (OUTPUT, INPUT) to one of ours each, then our chains."""
+def table(name: str, jumps: Sequence[tuple[str, str]], chains: Mapping[str, Sequence[str]]) -> str:
+    """One table: ``jumps`` from the kernel's chains (OUTPUT, INPUT, …) to ours, then our chains."""
     lines = [f"*{name}", *(f":{chain(own)} - [0:0]" for own in chains)]
-    for builtin, target in jumps.items():
+    for builtin, target in jumps:
         comment = '-m comment --comment "meshagent: only mesh traffic gets a verdict there"'
         lines.append(f"-A {builtin} {comment} {jump(target)}")
     lines += [f"-A {chain(own)} {line}" for own, rules in chains.items() for line in rules]

@@ -32,3 +32,14 @@ def stand4(capture_lab: Lab, backend: str) -> Iterator[Stand]:
     """For what doesn't depend on the family."""
     with make_stand(capture_lab, 4, backend) as made:
         yield made
+
+
+#: Rows that go the same ways over IPv6 as over IPv4 with legacy iptables; the long suite runs both.
+_IPV6_LATER = {"test_chains_arriving.py", "test_chains_bridges.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in _IPV6_LATER and "iptables" in item.name and "ipv6" in item.name:
+            item.add_marker(pytest.mark.long)

@@ -17,9 +17,12 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from meshagent.agent.capture import intent as intents
+from meshagent.agent.capture import iptables
 from meshagent.agent.capture.apply import Applied, Applier
 from meshagent.agent.capture.values import HostFacts, Intent, Wishes
+from meshagent.guard import legacy_text
 from meshagent.guard.client import GuardClient, command
+from meshagent.guard.decide import HUNG_GATE
 from meshagent.lab import Lab
 from meshagent.lab.host import Host
 from meshagent.lab.program import Program
@@ -125,6 +128,7 @@ class Stand:
     applier: Applier
     backend: str = "nft"
     servers: list[Server] = field(default_factory=list)
+    applied: Intent | None = None
 
     # --- capture
 
@@ -152,6 +156,7 @@ class Stand:
         )
 
     def apply(self, intent: Intent) -> Applied:
+        self.applied = intent
         return self.host.inside(lambda: self.applier.apply(intent))
 
     def capture(self, posture: Posture = Posture.PERMISSIVE, *addresses: MeshAddress, **wishes: Any) -> Intent:
@@ -164,7 +169,13 @@ class Stand:
         """What the guard does for a proxy that hangs; the guard itself is gone then (it would mend what it didn't do).
         Needs rules of policy closed, which outlive it."""
         self.guard_program.kill()
-        self.host.run(["nft", "add element inet meshagent hung_gate { tcp : goto nowhere }"])
+        if self.backend == "nft":
+            self.host.run(["nft", "add element inet meshagent hung_gate { tcp : goto nowhere }"])
+            return
+        assert self.applied is not None
+        for version, text in legacy_text.parts(iptables.render(self.applied).gates[HUNG_GATE].bypass).items():
+            program = f"{'iptables' if version == 4 else 'ip6tables'}-legacy-restore"
+            self.host.run([program, "--noflush", "-w", "5"], input=text)
 
     def remove(self) -> None:
         self.host.inside(self.applier.remove)

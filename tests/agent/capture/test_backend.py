@@ -3,7 +3,9 @@
 import pytest
 
 from meshagent.agent.capture import backend
-from meshagent.config.settings import Backend, CaptureConfig, Exclude, InboundScope
+from meshagent.agent.capture import intent as intents
+from meshagent.config.settings import Backend, CaptureConfig, Exclude, InboundScope, RedirectMode
+from meshagent.model.doors import Door
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.posture import Posture
 from tests.agent.capture.builders import decided, declared, host_facts
@@ -45,9 +47,8 @@ def test_what_cannot_be_used_here_is_an_error_that_says_what_to_install(asked, f
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        (CaptureConfig(inbound=InboundScope.ALL), "capture.inbound: all"),
         (CaptureConfig(units=("shop.service",)), "capture.units"),
-        (CaptureConfig(bridges=("docker0",)), "capture.bridges"),
+        (CaptureConfig(inbound=InboundScope.ALL, mode=RedirectMode.TPROXY), "capture.mode: tproxy"),
         (CaptureConfig(exclude=Exclude(units=("shop.service",))), "capture.exclude.units"),
     ],
 )
@@ -55,6 +56,17 @@ def test_what_legacy_iptables_cannot_do_is_refused_by_name(config: CaptureConfig
     with pytest.raises(UsageError, match=name) as error:
         decided(Posture.OUTBOUND, config=config, facts=ONLY_IPTABLES)
     assert "legacy iptables" in error.value.message
+
+
+def test_what_comes_in_is_handed_over_by_redirect_where_legacy_iptables_captures() -> None:
+    config, services = CaptureConfig(inbound=InboundScope.ALL), (declared("web", 80),)
+    for facts, mode in ((ONLY_IPTABLES, RedirectMode.REDIRECT), (BOTH, RedirectMode.TPROXY)):
+        intent = decided(Posture.PERMISSIVE, services=services, config=config, facts=facts)
+        assert intent.inbound_mode is mode
+        door = Door.INBOUND_REDIRECT if mode is RedirectMode.REDIRECT else Door.INBOUND_TPROXY
+        assert intents.wanted_doors(config, Posture.PERMISSIVE, facts) == {door}
+    forced = CaptureConfig(inbound=InboundScope.ALL, backend=Backend.IPTABLES)
+    assert decided(Posture.PERMISSIVE, config=forced, facts=BOTH).inbound_mode is RedirectMode.REDIRECT
 
 
 def test_what_is_lost_with_legacy_iptables_is_told_and_nothing_with_nft() -> None:

@@ -1,13 +1,13 @@
 """``capture.inbound: all``: what comes in for a process passes the proxy, whichever way the kernel hands it over."""
 
 import socket
-from collections.abc import Iterator
 from ipaddress import ip_network
 
 import pytest
 
 from meshagent.agent.capture import verify
 from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, InboundScope, PortRange, RedirectMode
+from meshagent.lab.waiting import wait_until
 from meshagent.model.doors import Door
 from meshagent.model.marks import CLIENT_SOURCE_MARK
 from meshagent.model.policy import HostPolicy
@@ -18,19 +18,25 @@ from tests.agent.capture.stand import Server, Stand, service
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def backend() -> str:
-    """Legacy iptables refuses to do this (test_backend.py)."""
-    return "nft"
-
-
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 TPROXY, REDIRECT = RedirectMode.TPROXY, RedirectMode.REDIRECT
 
 
-@pytest.fixture(params=[TPROXY, REDIRECT], ids=str)
-def mode(request: pytest.FixtureRequest) -> Iterator[RedirectMode]:
-    yield request.param
+@pytest.fixture(params=[("nft", TPROXY), ("nft", REDIRECT), ("iptables", REDIRECT)], ids="-".join)
+def way(request: pytest.FixtureRequest) -> tuple[str, RedirectMode]:
+    """Legacy iptables refuses TPROXY (test_backend.py)."""
+    found: tuple[str, RedirectMode] = request.param
+    return found
+
+
+@pytest.fixture
+def backend(way: tuple[str, RedirectMode]) -> str:
+    return way[0]
+
+
+@pytest.fixture
+def mode(way: tuple[str, RedirectMode]) -> RedirectMode:
+    return way[1]
 
 
 def wanted(mode: RedirectMode, **more: object) -> CaptureConfig:
@@ -180,15 +186,26 @@ def test_a_port_that_somebody_else_forwards_is_left_alone_though_a_process_liste
     stand.serve(stand.host, 8080, "docker-proxy")
     stand.serve(stand.host, 9999, "container")
     to = f"{stand.own(stand.host)}:9999" if stand.family == 4 else f"[{stand.own(stand.host)}]:9999"
-    family = "ip" if stand.family == 4 else "ip6"
-    rules = f"""table {family} theirs {{
-      chain pre {{ type nat hook prerouting priority -100; tcp dport 8080 dnat to {to}; }}
-    }}"""
-    stand.host.run(["nft", "-f", "-"], input=rules)
     config = wanted(mode, exclude=Exclude(ports=(PortRange(9999, 9999),)))
-    stand.capture(Posture.PERMISSIVE, config=config)
+    if stand.backend == "nft":
+        family = "ip" if stand.family == 4 else "ip6"
+        rules = f"""table {family} theirs {{
+          chain pre {{ type nat hook prerouting priority -100; tcp dport 8080 dnat to {to}; }}
+        }}"""
+        stand.host.run(["nft", "-f", "-"], input=rules)
+        stand.capture(Posture.PERMISSIVE, config=config)
+        assert stand.dial(stand.own(stand.host), 8080, stand.peer).startswith("container ")
+        return
 
-    assert stand.dial(stand.own(stand.host), 8080, stand.peer).startswith("container ")
+    stand.capture(Posture.PERMISSIVE, config=config)
+    program = "iptables-legacy" if stand.family == 4 else "ip6tables-legacy"
+    theirs = ["-p", "tcp", "--dport", "8080", "-j", "DNAT", "--to-destination", to]
+    stand.host.run([program, "-t", "nat", "-A", "PREROUTING", *theirs])  # as docker does: behind all that is there
+
+    def answers() -> bool:
+        return stand.dial(stand.own(stand.host), 8080, stand.peer).startswith("container ")
+
+    wait_until(answers, 20, "our rule to go to the end again")
 
 
 def test_only_a_family_that_the_proxy_has_a_listener_for_is_redirected(stand: Stand, mode: RedirectMode) -> None:

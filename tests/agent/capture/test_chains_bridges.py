@@ -17,12 +17,6 @@ from tests.agent.capture.stand import Server, Stand, mesh
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def backend() -> str:
-    """Legacy iptables refuses to do this (test_backend.py)."""
-    return "nft"
-
-
 BRIDGES = CaptureConfig(bridges=("docker0",))
 
 #: As docker sets it up: containers leave with the host's address.

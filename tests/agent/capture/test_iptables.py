@@ -16,8 +16,11 @@ from meshagent.lab.host import Host
 from meshagent.model.address import MeshAddress, parse_ip
 from meshagent.model.posture import Posture
 from tests.agent.capture.builders import decided
-from tests.agent.capture.test_nft import CASES, MESH, SERVICES
+from tests.agent.capture.test_nft import CASES as BOTH
+from tests.agent.capture.test_nft import MESH, MORE, SERVICES
 
+#: Whatever this backend can do.
+CASES = BOTH | {name: intent for name, intent in MORE.items() if "tproxy" not in name}
 GOLDEN = Path(__file__).parents[2] / "golden/iptables"
 PROGRAMS = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 
@@ -91,10 +94,10 @@ def test_only_first_packets_are_redirected_or_refused(name: str) -> None:
     """Only virtual addresses, where no open connection can be, are refused whatever the packet."""
     text = iptables.render(CASES[name]).rules
     for rule in rules(text):
-        if re.search(r"-j MESHAGENT_(OWN_PORTS|INBOUND|REFUSE_IPV6)$", rule) and "-p tcp" in rule:
+        if re.search(r"-j MESHAGENT_(OWN_PORTS|OWN_OUTSIDE|INBOUND|REFUSE_IPV6)$", rule) and "-p tcp" in rule:
             assert "--tcp-flags FIN,SYN,RST,ACK SYN" in rule, rule
-    for chain in ("OUTBOUND", "NAMES"):
-        first = re.search(rf"^-A MESHAGENT_{chain} (.*)$", text, re.M)
+    for chain in ("OUTBOUND", "NAMES", "BRIDGED_MESH", "ARRIVING"):
+        first = re.search(rf"^-A MESHAGENT_{chain} (?!-i lo )(.*)$", text, re.M)
         assert first is None or "! --tcp-flags FIN,SYN,RST,ACK SYN" in first[1]
 
 

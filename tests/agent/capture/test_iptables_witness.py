@@ -16,7 +16,7 @@ from meshagent.guard import legacy_text
 from meshagent.lab import Lab
 from meshagent.lab.host import Host
 from tests.agent.capture.stand import start_guard
-from tests.agent.capture.test_nft import CASES
+from tests.agent.capture.test_iptables import CASES
 
 pytestmark = pytest.mark.root
 
@@ -57,7 +57,7 @@ def written(text: str, family: int) -> dict[tuple[str, str], list[str]]:
 
 
 #: What iptables-save spells out and python-iptables says by where it stands.
-_SHORT = {"-d": "dst", "-p": "protocol", "-i": "in-interface", "-o": "out-interface", "-j": "target"}
+_SHORT = {"-s": "src", "-d": "dst", "-p": "protocol", "-i": "in-interface", "-o": "out-interface", "-j": "target"}
 
 
 def _plain(text: str) -> str:

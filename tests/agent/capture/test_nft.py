@@ -65,7 +65,7 @@ CASES: dict[str, Intent] = {
     "drain": decided(Posture.OBSERVE, *MESH, draining=True),
 }
 
-#: What only nft does as yet.
+#: What only some hosts ask for.
 MORE: dict[str, Intent] = {
     "outbound-all": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(outbound=ALL, exclude=EXCLUDE)),
     "outbound-all-ipv6-refused": decided(
