@@ -34,6 +34,9 @@ _MAX_CLIENTS = 16
 #: The dead-man is checked at least this often: select sleeps by the monotonic clock, which stops in suspend.
 _TICK_SECONDS = 5.0
 
+#: What is known is written down once nothing has happened for so long, and at the latest so much later.
+_IDLE_SECONDS, _WRITE_SECONDS = 0.01, 0.5
+
 
 class GuardStartError(Exception):
     """The guard can't start; the text is one line for a person."""
@@ -57,6 +60,7 @@ class Loop:
         self._clients: dict[int, _Client] = {}
         self._running = True
         self._notices = Notices()
+        self._unwritten_since: float | None = None
         self.successor: Successor | None = None
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         if self._watch is not None:
@@ -80,6 +84,8 @@ class Loop:
             wait = _TICK_SECONDS if due is None else min(due, _TICK_SECONDS)
             for sooner in (self._guard.look_in(), self._guard.watching.beat_in()):
                 wait = wait if sooner is None else min(wait, sooner)
+            if self._unwritten_since is not None:
+                wait = min(wait, _IDLE_SECONDS)
             wait = self._notices.pause(wait, time.monotonic())
             ready = self._selector.select(wait if self._guard.settled else 0)
             self._guard.look()
@@ -89,7 +95,18 @@ class Loop:
                 if self._selector.get_map().get(key.fd) is key:  # an earlier event of this round may have closed it
                     key.data(events)
             self._heal(self._guard.watching.beat)
+            self._write_down(idle=not ready)
+
+    def _write_down(self, *, idle: bool) -> None:
+        """For the next guard, should this one be killed: nobody waits for it, but it doesn't wait for ever either."""
+        now = time.monotonic()
+        if not self._guard.unwritten:
+            self._unwritten_since = None
+        elif idle or (self._unwritten_since is not None and now - self._unwritten_since > _WRITE_SECONDS):
             self._guard.remember()
+            self._unwritten_since = None
+        elif self._unwritten_since is None:
+            self._unwritten_since = now
 
     # --- clients -----------------------------------------------------------------------------------------------------
 

@@ -103,10 +103,13 @@ class Guard:
                 self.compare()
                 self.perform(decide.reheld(self.state, self._facts(self.state.installed)))
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether something is known that the file for the next guard doesn't say."""
+        return self.state is not self._saved
+
     def remember(self) -> None:
         """Leave what is known for a guard that may have to follow unprepared; called when there is time."""
-        if self.state is self._saved:
-            return
         self._saved = self.state
         try:
             held.save(self.held_file, self.state, memory.boot_id())

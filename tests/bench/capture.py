@@ -36,7 +36,8 @@ def measure(lab: Lab, times: int) -> Iterator[Sample]:
     applier = Applier(client)
     for number in range(times):
         for count in (100, 5_000):
-            # strict comes from policy open: the table changes its owner and follows as a whole, with all addresses
+            _apply(host, applier, Posture.OUTBOUND, count)
+            # strict comes from policy open: another set of rules and gates, the same table where the kernel keeps it
             taken = _apply(host, applier, Posture.STRICT, count, "replaced")
             yield Sample(f"policy-{count}", taken, "", number)
             _apply(host, applier, Posture.OUTBOUND, count, "replaced")
@@ -49,14 +50,14 @@ def measure(lab: Lab, times: int) -> Iterator[Sample]:
     program.stop()
 
 
-def _apply(host: Host, applier: Applier, posture: Posture, count: int, action: str) -> float:
+def _apply(host: Host, applier: Applier, posture: Posture, count: int, action: str = "") -> float:
     intent = _intent(host, posture, count)
 
     def act() -> float:
         began = time.perf_counter()
         done = applier.apply(intent)
         taken = (time.perf_counter() - began) * 1e3
-        assert done.action == action, f"the rules were {done.action}, not {action}"
+        assert action in ("", done.action), f"the rules were {done.action}, not {action}"
         return taken
 
     return host.inside(act)

@@ -73,8 +73,8 @@ FIGURES = (
     Figure("names", "mesh names answered on one core", "queries/s", Kind.AT_LEAST, 60_000.0),
     Figure("apply-100", "kernel rules applied, 100 mesh addresses", "ms", bound=5.0),
     Figure("apply-5000", "kernel rules applied, 5,000 mesh addresses", "ms", bound=25.0),
-    Figure("policy-100", "policy open to closed, 100 mesh addresses: a table with another owner", "ms", bound=5.0),
-    Figure("policy-5000", "policy open to closed, 5,000 mesh addresses: a table with another owner", "ms", bound=25.0),
+    Figure("policy-100", "policy open to closed, 100 mesh addresses", "ms", bound=5.0),
+    Figure("policy-5000", "policy open to closed, 5,000 mesh addresses", "ms", bound=25.0),
     Figure("bypass-flip", "Envoy killed → the kernel lets new connections around it", "ms", bound=10.0),
     Figure("set-update", "one address more among 5,000 (a set is updated)", "ms", bound=1.0),
 )

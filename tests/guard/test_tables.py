@@ -1,5 +1,6 @@
 """Who holds the table, by kernel and policy: what a flush does, what a killed guard leaves, what the next one finds."""
 
+import json
 import signal
 import sys
 from dataclasses import replace
@@ -30,9 +31,16 @@ def rules_of(guarded: Guarded) -> str:
 
 
 def settled(guarded: Guarded) -> None:
-    """The state is written down when the guard has nothing else to do: before it answers once more."""
-    guarded.client.state()
-    guarded.client.state()
+    """Until the guard has written down what it knows."""
+    file = guarded.host.root / "run/meshagent/guard.state"
+
+    def written() -> bool:
+        known, said = json.loads(file.read_text())["state"], guarded.client.state()
+        pids = {gate: watch[0] for gate, watch in known["watches"].items()}
+        asked = {gate: watch["pid"] for gate, watch in said["watches"].items()}
+        return bool(known["installed"]["digest"] == said["digest"] and pids == asked)
+
+    wait_until(written, 20, "the guard to write down what it knows")
 
 
 # --- kernel 6.9 and newer: kept
