@@ -22,6 +22,7 @@ from meshagent.agent.derived import Derived, Sources
 from meshagent.agent.envoy.bootstrap import ProxyNode
 from meshagent.agent.envoy.launch import Launcher, ProxyUser
 from meshagent.agent.envoy.process import Proxy
+from meshagent.agent.firewallwatch import FirewallWatch
 from meshagent.agent.footprint import Footprint
 from meshagent.agent.gates import Gates
 from meshagent.agent.guarding import ensure_guard
@@ -328,6 +329,7 @@ class Agent:
             "proxy": self.proxy.run,
             "suspension": self.suspension.run,
             "surroundings": Surroundings(self.tracker).run,
+            "firewalls": FirewallWatch(self._serves_peers, self.tracker).run,
             "capture": self.capture.run,
             "gates": self.gates.run,
             "reports": self.reports.run,
@@ -338,6 +340,9 @@ class Agent:
         work["notify"] = lambda: keep_notified(self._status_line)
         for name, run in work.items():
             tasks.start(name, run)
+
+    def _serves_peers(self) -> bool:
+        return self.derived.posture.value.serves_inbound and bool(self.declared.services.value)
 
     def _status_line(self) -> str:
         return status_line(

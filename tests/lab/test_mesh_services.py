@@ -13,6 +13,13 @@ from tests.lab.mesh import Mesh, open_mesh, took
 pytestmark = pytest.mark.root
 
 
+IPV6_FIREWALL = """
+nft add table ip6 theirs
+nft add chain ip6 theirs in '{ type filter hook input priority 0; policy accept; }'
+nft add rule ip6 theirs in tcp dport 15008 drop
+"""
+
+
 @pytest.fixture
 def mesh(envoy: Path) -> Iterator[Mesh]:
     with open_mesh((4,)) as opened:
@@ -25,6 +32,9 @@ def test_services_are_added_removed_and_stopped_while_everything_runs(mesh: Mesh
     recipes.redis(cache, 6380, bind="127.0.0.1")
     mesh.join_all((web, []), (cache, [("cache", 6379, "redis")]))
 
+    # A firewall of its own that keeps peers out, though only those that nobody has here.
+    cache.run(["sh", "-ec", IPV6_FIREWALL])
+
     # A second service of the same host, on loopback only.
     cache.meshagent("service", "add", "spare", "--port", "6379", "--target-port", "6380", "--protocol", "redis")
     assert took(lambda: wait_until(lambda: mesh.redis(web, "spare") == "PONG", 8)) < 5 * patience()
@@ -36,10 +46,15 @@ def test_services_are_added_removed_and_stopped_while_everything_runs(mesh: Mesh
     cache.meshagent("service", "remove", "spare")
     assert took(lambda: wait_until(lambda: not mesh.resolve(web, "spare.default.mesh.internal"), 8)) < 5 * patience()
 
+    # The firewall is told, with the line that lets peers in, and goes by itself.
+    (told,) = wait_until(lambda: mesh.status(cache)["conditions"], 60, "the condition", 0.1)
+    assert told["code"] == "firewall-blocks" and "nft insert rule ip6 theirs" in told["text"]
+    cache.run(["nft", "delete", "table", "ip6", "theirs"])
+
     # The process stops: out of the endpoints; it comes back: in again.
     first.program.kill()
     wait_until(lambda: mesh.endpoints(web, "cache") in ({}, {"cache": False}), 18)
-    wait_until(lambda: mesh.conditions(cache) == ["service-unhealthy"], 5)
+    wait_until(lambda: mesh.conditions(cache) == ["service-unhealthy"], 30)
     assert not mesh.status(cache)["services"][0]["healthy"]
     first.directory.rename(first.directory.with_name("old"))
     recipes.redis(cache)

@@ -225,6 +225,12 @@ _ALL = (
         "the kernel's table of connections is nearly full",
         "when it is full the kernel drops new connections: sysctl -w net.netfilter.nf_conntrack_max=NUMBER raises it",
     ),
+    ConditionSpec(
+        "firewall-blocks",
+        WARNING,
+        "this host's firewall keeps mesh peers out",
+        "`meshagent plan` shows all firewalls of this host; gone by itself once peers are let in",
+    ),
     # names
     ConditionSpec(
         "names-failed",
