@@ -15,11 +15,11 @@ from meshagent.agent.capture.backend import lost, render
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
 from meshagent.agent.capture.suspension import suspended_since
 from meshagent.agent.capture.usable import usable_backends
+from meshagent.agent.firewallwatch import read_firewalls
 from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.here import resolve_hubs
 from meshagent.agent.identity.keystore import Keystore
 from meshagent.agent.judge.connections import concerned
-from meshagent.agent.judge.firewalls import Firewall, judge_firewalls
 from meshagent.agent.judge.risks import Risk, login_risk
 from meshagent.agent.judge.spared import never_captured
 from meshagent.agent.judge.sysctls import judge_sysctls
@@ -30,7 +30,7 @@ from meshagent.agent.names.resolver import decide as decide_dns
 from meshagent.config.load import read_agent_config
 from meshagent.config.services import load_services
 from meshagent.config.settings import AgentConfig, Backend, DnsMode
-from meshagent.machine import access_files, cgroups, firewalls, login, netlink, sockets, sysctls, users
+from meshagent.machine import access_files, cgroups, login, netlink, sockets, sysctls, users
 from meshagent.machine import facts as machine_facts
 from meshagent.machine.sockets import Connection, Listener
 from meshagent.model.address import HostPort, IPAddress, MeshAddress, parse_ip
@@ -86,7 +86,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "direct": [{"what": what, "reason": why} for what, why in never_captured(host.facts, host.session)],
         "connections": list(_connections(intent, host)),
         "risks": [{"risk": risk.name, "text": risk.text, "mend": risk.mend} for risk in risks],
-        "firewalls": [asdict(judged) for judged in _firewalls()],
+        "firewalls": [asdict(judged) for judged in read_firewalls()],
         "address_trust": list(_address_trust(trusting, services)),
         "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
         "warnings": [
@@ -99,6 +99,13 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "changes": list(_changes(paths, intent, host.new_user, running=bool(live))),
     }
     return Plan(answer, risks)
+
+
+def service_risks(paths: Paths, name: str, port: int) -> tuple[Risk, ...]:
+    """What declaring a service that listens on ``port`` would risk here, by access rules that go by address."""
+    service = DeclaredService(name=name, port=port, target_port=port)
+    found = [each for each in _trusting(sockets.listeners()) if each.port == port]
+    return tuple(trust_risk(_declared(found, (service,), read_agent_config(paths.config).posture)))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -139,11 +146,6 @@ def _session(
         if server is not None and each.local_port in ports and not each.remote_ip.is_loopback:
             return Session(each.local_port, each.remote_ip, each.remote_port, server.name)
     return Session() if ssh is not None else None
-
-
-def _firewalls() -> tuple[Firewall, ...]:
-    found = firewalls.read()
-    return judge_firewalls(found.nft, found.saved, found.managers, found.zone, found.flushes)
 
 
 def _trusting(listening: tuple[Listener, ...]) -> tuple[Trusting, ...]:

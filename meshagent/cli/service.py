@@ -5,6 +5,7 @@ import click
 from meshagent.cli import render
 from meshagent.cli.calls import call_agent, enrolled
 from meshagent.cli.context import emit, settings, shared_options
+from meshagent.cli.plan import accept_option
 from meshagent.model.service import ServiceProtocol
 
 
@@ -57,12 +58,21 @@ def list_() -> None:
 @click.option("--target-port", type=click.IntRange(1, 65535), help="Port the process listens on, when another.")
 @click.option("--protocol", type=click.Choice([p.value for p in ServiceProtocol]), default="tcp", show_default=True)
 @click.option("--check", metavar="SPEC", help="tcp (default) or http:/path")
+@accept_option
 @shared_options
-def add(name: str, port: int, target_port: int | None, protocol: str, check: str | None) -> None:
+def add(
+    name: str, port: int, target_port: int | None, protocol: str, check: str | None, accept: tuple[str, ...]
+) -> None:
     """Declare a service (writes one file in services.d; the agent picks it up)."""
     from meshagent.config.edit import add_service
 
-    path = add_service(settings().paths, name, port=port, target_port=target_port, protocol=protocol, check=check)
+    paths = settings().paths
+    if enrolled(paths):  # else enrolling asks
+        from meshagent.agent.judge.risks import require_accepted
+        from meshagent.agent.plan import service_risks
+
+        require_accepted(service_risks(paths, name, target_port or port), accept)
+    path = add_service(paths, name, port=port, target_port=target_port, protocol=protocol, check=check)
     if settings().json:
         emit({"name": name, "file": str(path)})
     else:

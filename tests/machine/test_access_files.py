@@ -56,6 +56,24 @@ def test_a_declared_service_whose_rules_lose_their_meaning_is_refused_by_name(ho
     host.meshagent("service", "remove", "inside")
 
 
+def test_on_an_enrolled_host_a_service_that_would_lose_its_rules_is_not_even_declared(host: Host) -> None:
+    enrolment = host.root / "var/lib/meshagent/enrolment.json"
+    enrolment.parent.mkdir(parents=True)
+    enrolment.write_text("{}")  # it is there: that is all that makes a host an enrolled one
+    add = ("service", "add", "inside", "--port", "5000", "--target-port", "5433")
+    try:
+        done = host.meshagent(*add, check=False)
+        assert done.returncode == 5 and "pg_hba.conf line 4" in done.stderr
+        assert host.meshagent_json("service", "list")["services"] == []
+        host.meshagent(*add, "--accept", "address-trust")
+        host.meshagent("service", "add", "pg", "--port", "5432")  # sees its callers' own addresses
+        for name in ("inside", "pg"):
+            host.meshagent("service", "remove", name)
+    finally:
+        enrolment.unlink()
+        enrolment.parent.rmdir()
+
+
 def test_without_cap_net_admin_there_is_nothing_to_capture_with(host: Host) -> None:
     host.meshagent("service", "add", "pg", "--port", "5432")
     words = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", *host.meshagent_argv("plan")]

@@ -19,12 +19,20 @@ _LOOPBACK_WORDS = {"localhost", "local"}
 
 @dataclass(frozen=True, slots=True)
 class TrustRule:
-    """One rule by address. ``line`` counts from 1, 0 where none says it; ``loopback``: it names loopback only."""
+    """One rule by address. ``line`` counts from 1, 0 where none says it; ``loopback``: it names loopback only.
+
+    ``seen`` is False for rules that only the program itself can read, in tables of its own (``file`` is then empty).
+    """
 
     file: str
     line: int
     rule: str
     loopback: bool
+    seen: bool = True
+
+
+#: What follows is for a person: reading the table takes a login to the database.
+_GRANTS = TrustRule("", 0, "grants by host, shown by: SELECT user, host FROM mysql.user", loopback=False, seen=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class Trusting:
 
 def read_rules(program: str, files: Iterable[tuple[str, str]]) -> tuple[TrustRule, ...]:
     """Rules by address in the configuration files (path, text) of a program."""
+    if program == "mariadb":
+        return (_GRANTS,)
     found: list[TrustRule] = []
     for path, text in files:
         for line, rule, addresses in _READERS[program](_joined(text)):
@@ -50,6 +60,10 @@ def read_rules(program: str, files: Iterable[tuple[str, str]]) -> tuple[TrustRul
 
 def explain(found: Trusting, rule: TrustRule) -> str:
     """What becomes of a rule."""
+    if not rule.seen and found.keeps:
+        return "a grant for one host keeps its meaning: mesh callers come with their own address"
+    if not rule.seen:
+        return "a grant for one host loses its meaning, '%' doesn't: mesh callers come from this host's own address"
     if found.keeps:
         return "keeps its meaning: mesh callers come with their own address"
     if rule.loopback:
@@ -60,7 +74,7 @@ def explain(found: Trusting, rule: TrustRule) -> str:
 def trust_risk(found: Iterable[tuple[str, Trusting]]) -> Iterator[Risk]:
     """(name of the declared service, what its rules are): those that would let in, or keep out, the wrong ones."""
     for name, service in found:
-        lost = [rule for rule in service.rules if not (service.keeps or rule.loopback)]
+        lost = [rule for rule in service.rules if rule.seen and not (service.keeps or rule.loopback)]
         if lost:
             yield Risk(
                 ADDRESS_TRUST,
@@ -117,17 +131,12 @@ def _nginx(lines: _Lines) -> _Found:
             yield number, match[0].strip(" ;{"), [match[2]]
 
 
-def _nothing(_lines: _Lines) -> _Found:
-    yield from ()
-
-
 _READERS: Mapping[str, Callable[[_Lines], _Found]] = {
     "postgresql": _pg_hba,
     "postfix": _postfix,
     "redis": _redis,
     "apache": _apache,
     "nginx": _nginx,
-    "mariadb": _nothing,
 }
 
 

@@ -35,7 +35,6 @@ host    all       all   samehost           trust
         ("apache", "Allow from 192.0.2.7\nDeny from all\n", [(1, False)]),
         ("nginx", "location / {\n  allow 10.0.0.0/8;\n  deny all;\n}\n", [(2, False)]),
         ("nginx", "# allow 10.0.0.0/8;\nallow 127.0.0.1; deny all;\n", [(2, True)]),
-        ("mariadb", "anything", []),
     ],
 )
 def test_rules_by_address_are_found_with_their_lines(program: str, text: str, expected: list[tuple[int, bool]]) -> None:
@@ -74,6 +73,15 @@ def test_only_a_rule_that_loses_its_meaning_is_a_risk() -> None:
     (risk,) = risks(keeps=False, loopback=False)
     assert risk.name == "address-trust"
     assert "pg_hba.conf line 5" in risk.text and "5432" in risk.text and "loopback" in risk.mend
+
+
+def test_grants_of_mariadb_are_told_with_the_query_that_shows_them_and_refuse_nobody_unseen() -> None:
+    for keeps, word in ((True, "keeps its meaning"), (False, "loses its meaning")):
+        found = Trusting("mariadb", 3306, keeps, read_rules("mariadb", []))
+        (rule,) = found.rules
+        assert "SELECT user, host FROM mysql.user" in rule.rule
+        assert word in explain(found, rule)
+        assert list(trust_risk([("db", found)])) == []
 
 
 def test_a_secret_beside_a_rule_is_not_repeated() -> None:
