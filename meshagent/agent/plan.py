@@ -14,7 +14,7 @@ from meshagent.agent.asked import units
 from meshagent.agent.capture.backend import lost, render
 from meshagent.agent.capture.intent import HostFacts, Intent, Wishes, decide
 from meshagent.agent.capture.suspension import suspended_since
-from meshagent.agent.capture.usable import usable_backends
+from meshagent.agent.capture.usable import usable_backends, usable_zones
 from meshagent.agent.firewallwatch import read_firewalls
 from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.here import resolve_hubs
@@ -91,7 +91,7 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
         "warnings": [
             *_switched_off(paths),
-            *lost(intent),
+            *lost(intent, host.facts),
             *intent.waiting,
             *_warnings(intent, services, host.listening),
             *_taken(host.facts.proxy_uid, live),
@@ -128,6 +128,7 @@ def _look(hubs: frozenset[IPAddress], wanted_units: frozenset[str]) -> _Host:
         ipv6_usable=here.ipv6,
         nft_usable=nft,
         iptables_usable=iptables,
+        zones_usable=usable_zones(nft=nft),
         cgroups=cgroups.find(wanted_units) if wanted_units else (),
     )
     return _Host(facts, listening, connections, _session(ssh, listening, connections), account is None)

@@ -3,6 +3,7 @@
 Legacy tables are opened only where they are needed or in use: asking for them loads kernel modules.
 """
 
+import contextlib
 from typing import Protocol
 
 from meshagent.guard.legacy import Legacy, LegacyError, find_program
@@ -81,3 +82,12 @@ def why_no_legacy(*, ask_kernel: bool = True) -> str:
     except LegacyError as error:
         return str(error)
     return ""
+
+
+def legacy_zones() -> bool:
+    """Whether legacy rules can ask for conntrack zones; True where legacy iptables can't be used at all. For root."""
+    try:
+        with contextlib.closing(Legacy()) as legacy:
+            return legacy.zones
+    except LegacyError:
+        return True

@@ -12,6 +12,7 @@ import pytest
 from meshagent.lab import Host, recipes, wait_until
 from meshagent.lab.waiting import NotInTimeError
 from tests.lab.mesh import Connecting, Mesh, open_mesh
+from tests.lab.test_mesh_leave import killed
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("iptables")]
 
@@ -55,6 +56,13 @@ spec:
 """
 
 
+#: What a script that knows only its own rules loads.
+EMPTY = "".join(
+    f"*{table}\n" + "".join(f":{chain} ACCEPT [0:0]\n" for chain in chains) + "COMMIT\n"
+    for table, chains in (("filter", ("INPUT", "FORWARD", "OUTPUT")), ("nat", ("PREROUTING", "OUTPUT")))
+)
+
+
 def saved(host: Host) -> list[str]:
     """All legacy rules of both families, without counters."""
     text = "".join(host.run([f"{word}-legacy-save"]).stdout for word in ("iptables", "ip6tables"))
@@ -93,9 +101,9 @@ def test_what_another_program_flushes_is_back_and_nobody_notices(mesh: Mesh) -> 
     web = mesh.members["web"]
     before = saved(web)
     with mesh.busy(web, "cache") as busy:
-        for words in (["-F"], ["-t", "nat", "-F"]):
-            web.run(["iptables-legacy", *words])
-            wait_until(lambda: [line for line in saved(web) if "theirs" not in line] == _ours(before), 5, "healing")
+        for words, text in ((["", "-F"], ""), (["", "-t", "nat", "-F"], ""), (["-restore"], EMPTY)):
+            web.run([f"iptables-legacy{words[0]}", *words[1:]], input=text)
+            wait_until(lambda: [line for line in saved(web) if "theirs" not in line] == _ours(before), 20, "healing")
             busy.goes_on()
         web.run(["iptables-legacy", *THEIRS.split()])
     wait_until(lambda: mesh.status(web)["capture"]["in_sync"], 5)
@@ -120,6 +128,44 @@ def test_a_killed_proxy_is_replaced_and_a_literal_address_goes_around_it(mesh: M
     assert mesh.status(web)["capture"]["around_proxy"] > before
     wait_until(lambda: mesh.status(web)["capture"]["bypassed_since"] is None, 5)
     assert mesh.redis(web, "cache") == "PONG"
+
+
+def reaches(host: Host, address: str) -> str:
+    """``pong``, or what went wrong."""
+    try:
+        with host.connect(address, 6379, timeout=1) as client:
+            client.sendall(b"PING\r\n")
+            return "pong" if client.recv(7) == b"+PONG\r\n" else "nothing"
+    except OSError as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize(
+    "posture", ["permissive", pytest.param("strict", marks=pytest.mark.long)], ids=["open", "closed"]
+)
+def test_a_proxy_that_hangs_is_gone_around_or_refused_by_policy_without_the_agent(mesh: Mesh, posture: str) -> None:
+    web, cache = mesh.members["web"], mesh.members["cache"]
+    virtual = next(text for text in mesh.resolve(web, "cache.default.mesh.internal") if ":" not in text)
+    if posture == "strict":
+        web.meshagent("posture", posture, "--confirm", "0")
+        wait_until(lambda: mesh.status(web)["posture"] == posture and mesh.status(web)["capture"]["in_sync"], 20)
+    envoy = mesh.status(web)["proxy"]["pid"]
+    try:
+        mesh.agents["web"].send_signal(signal.SIGSTOP)
+        with web.capture(f"dst host {cache.address4} and tcp dst port 6379") as seen:
+            os.kill(envoy, signal.SIGSTOP)
+            wait_until(lambda: reaches(web, virtual) == "ConnectionRefusedError", 20, "refused at once")
+            wanted = "pong" if posture == "permissive" else "ConnectionRefusedError"
+            wait_until(lambda: reaches(web, cache.address4) == wanted, 20, "the literal address")
+        assert bool(seen.packets()) is (posture == "permissive"), "only by policy open it goes there directly"
+        os.kill(envoy, signal.SIGCONT)
+        wait_until(lambda: reaches(web, virtual) == "pong", 20, "captured again, with the agent still stopped")
+    finally:
+        os.kill(envoy, signal.SIGCONT)
+        mesh.agents["web"].send_signal(signal.SIGCONT)
+    if posture == "strict":
+        web.meshagent("posture", "permissive", "--confirm", "0")
+    wait_until(lambda: mesh.status(web)["capture"]["bypassed_since"] is None and mesh.is_ready(web), 20)
 
 
 def test_a_killed_guard_is_replaced_and_the_rules_never_go(mesh: Mesh) -> None:
@@ -164,3 +210,28 @@ def test_off_and_leave_give_the_host_back_as_it_was(mesh: Mesh) -> None:
     with suppress(NotInTimeError):  # the kernel frees a process's last traces a moment after it ended
         wait_until(lambda: not mesh.left_over(web), 5)
     assert mesh.left_over(web) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_leave_killed_at_any_change_is_finished_by_running_it_again(mesh: Mesh) -> None:
+    web = mesh.lab.hosts["web"]
+    path = web.root / "etc/meshagent/agent.yaml"
+    events, number = [""], 0
+    while number <= len(events):
+        if "web" not in mesh.members:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("capture: {backend: iptables}\n")
+            mesh.join(web)
+            mesh.settle()
+        wait_until(lambda: captures(web), 20)
+        found = killed(web, number)
+        if number:
+            web.meshagent("leave", "--drain", "0", "--purge")
+        else:
+            events = found
+        del mesh.members["web"], mesh.offers["web"]
+        with suppress(NotInTimeError):
+            wait_until(lambda: not mesh.left_over(web), 10)
+        assert mesh.left_over(web) == [], number
+        number += 1

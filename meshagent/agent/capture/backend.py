@@ -67,6 +67,9 @@ def render(intent: Intent) -> Ruleset:
     return iptables.render(intent) if intent.backend is Backend.IPTABLES else nft.render(intent)
 
 
-def lost(intent: Intent) -> tuple[str, ...]:
-    """What the backend of this intent can't do, as sentences for people; nothing for nft."""
-    return iptables.lost(intent) if intent.backend is Backend.IPTABLES and intent.mode is not Mode.OFF else ()
+def lost(intent: Intent, facts: HostFacts) -> tuple[str, ...]:
+    """What the backend of this intent can't do here, as sentences for people; nothing for nft."""
+    if intent.backend is not Backend.IPTABLES or intent.mode is Mode.OFF:
+        return ()
+    zones = () if facts.zones_usable else (iptables.NO_ZONES,)
+    return (*iptables.lost(intent), *zones)

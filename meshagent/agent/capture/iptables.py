@@ -27,6 +27,11 @@ from meshagent.model.ports import OUTBOUND
 
 HEADS = {4: "# IPv4: iptables-legacy-restore --noflush", 6: "# IPv6: ip6tables-legacy-restore --noflush"}
 
+NO_ZONES = (
+    "iptables: this kernel has no conntrack zones; a stale entry of a captured connection may catch one of the proxy, "
+    "and an open flow of DNS stays where it was when capture goes on or off"
+)
+
 _ANCHOR_REASON = "never met: keeps conntrack hooked, so that captured connections live on when the rules go"
 
 

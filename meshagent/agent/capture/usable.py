@@ -2,7 +2,7 @@
 
 import os
 
-from meshagent.guard.backends import why_no_legacy, why_no_nft
+from meshagent.guard.backends import legacy_zones, why_no_legacy, why_no_nft
 from meshagent.machine import facts as machine_facts
 
 
@@ -14,3 +14,8 @@ def usable_backends() -> tuple[bool, bool]:
     root = os.geteuid() == 0
     nft = machine_facts.gather().nft and not (root and why_no_nft())
     return nft, not why_no_legacy(ask_kernel=root and not nft)
+
+
+def usable_zones(*, nft: bool) -> bool:
+    """Whether rules can ask for conntrack zones; without root nobody knows, and they are taken to be there."""
+    return nft or os.geteuid() != 0 or legacy_zones()

@@ -47,8 +47,9 @@ class HostFacts:
     ``gateways`` are next hops of default routes, ``nameservers`` those of resolv.conf in order, ``session_ports`` local
     ports of the remote session that is typing.
     ``ipv6_usable``: the proxy can bind ::1; ``tproxy_usable``: the kernel can hand over packets as they are.
-    ``nft_usable``, ``iptables_usable`` (the legacy one): rules can reach the kernel that way. ``cgroup_usable``: they
-    can ask for a socket's control group; ``cgroups`` are those of the units that agent.yaml names and that run.
+    ``nft_usable``, ``iptables_usable`` (the legacy one): rules can reach the kernel that way, and ask for conntrack
+    zones (``zones_usable``). ``cgroup_usable``: they can ask for a socket's control group; ``cgroups`` are those of the
+    units that agent.yaml names and that run.
     """
 
     proxy_uid: int
@@ -62,6 +63,7 @@ class HostFacts:
     nft_usable: bool = True
     tproxy_usable: bool = True
     iptables_usable: bool = False
+    zones_usable: bool = True
     cgroup_usable: bool = True
     cgroups: tuple[Cgroup, ...] = ()
 

@@ -1,5 +1,7 @@
 """Which backend captures: nftables where it can be used, else legacy iptables, else a clear word."""
 
+from dataclasses import replace
+
 import pytest
 
 from meshagent.agent.capture import backend
@@ -71,6 +73,8 @@ def test_what_comes_in_is_handed_over_by_redirect_where_legacy_iptables_captures
 
 def test_what_is_lost_with_legacy_iptables_is_told_and_nothing_with_nft() -> None:
     services = (declared("web", 80),)
-    assert backend.lost(decided(Posture.PERMISSIVE, services=services, facts=BOTH)) == ()
-    assert len(backend.lost(decided(Posture.PERMISSIVE, services=services, facts=ONLY_IPTABLES))) == 2
-    assert backend.lost(decided(Posture.OBSERVE, facts=ONLY_IPTABLES)) == ()
+    assert backend.lost(decided(Posture.PERMISSIVE, services=services, facts=BOTH), BOTH) == ()
+    legacy = decided(Posture.PERMISSIVE, services=services, facts=ONLY_IPTABLES)
+    assert len(backend.lost(legacy, ONLY_IPTABLES)) == 2
+    assert "conntrack zones" in backend.lost(legacy, replace(ONLY_IPTABLES, zones_usable=False))[2]
+    assert backend.lost(decided(Posture.OBSERVE, facts=ONLY_IPTABLES), ONLY_IPTABLES) == ()
