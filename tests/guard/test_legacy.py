@@ -11,7 +11,7 @@ import pytest
 from meshagent.agent.capture import iptables, nft, verify
 from meshagent.agent.capture.values import Intent
 from meshagent.guard import processes
-from meshagent.guard.client import GuardRefusedError
+from meshagent.guard.client import GuardRefusedError, command
 from meshagent.guard.state import Ruleset
 from meshagent.lab.waiting import wait_until
 from meshagent.model.posture import Posture
@@ -20,6 +20,7 @@ from tests.guard.conftest import Guarded
 
 pytestmark = pytest.mark.root
 
+UNIT = Path(__file__).parents[2] / "packaging/systemd/meshagent-guard.service"
 SERVICES = (declared("web", 80, 8080),)
 INTENT = decided(Posture.PERMISSIVE, "240.240.0.7:6379", "10.1.2.3:3306", "[fd00::77]:3306", services=SERVICES)
 RULES = iptables.render(INTENT)
@@ -230,6 +231,21 @@ def test_counters_of_rules_that_stay_go_on_over_a_replacement(guarded: Guarded) 
 
     counts = {count.reason: count.packets for count in verify.counts(guarded.client.listing())}
     assert counts["refused at once instead of a timeout"] == 1
+
+
+def test_the_capabilities_that_the_guards_unit_leaves_it_are_enough(guarded: Guarded) -> None:
+    (line,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.M)
+    bounds = ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())])
+    guarded.client.quit()
+    guarded.program.wait()
+    argv = ["setpriv", f"--bounding-set={bounds}", "--no-new-privs", "--", *command(guarded.host.root)]
+    guarded.program = guarded.host.popen(argv, log="guard")
+    wait_until(guarded.client.state, what="the guard to answer")
+    guarded.client.apply(RULES)
+    guarded.host.run(["iptables-legacy", "-t", "nat", "-F"])
+    wait_until(lambda: healed(guarded), 20)
+    guarded.client.remove(anchor=True)
+    assert ours(guarded) == []
 
 
 def test_a_killed_guard_leaves_its_rules_and_the_next_one_takes_them_over(guarded: Guarded) -> None:
