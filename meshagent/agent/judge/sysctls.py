@@ -1,7 +1,9 @@
 """Kernel settings as capture sees them: which matter here, and what a person would want to know. Pure.
 
-We change none. Measured on kernel 6.18: inbound connections keep their caller's address with every combination of
-rp_filter 0, 1, 2 and src_valid_mark 0, 1, on all interfaces.
+We change none. Measured on kernel 6.18, all interfaces alike, rp_filter 0, 1 and 2: with src_valid_mark 1 the kernel
+looks for the way back to a packet's source by the packet's mark, and drops what comes in with a mark of ours (even with
+rp_filter 0). Capture marks nothing that comes in, by TPROXY, REDIRECT or HBONE, and the application's own answers don't
+come in: all of them work with 0 and 1. Answers of a container whose port is published do, so mesh callers get none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,7 +45,14 @@ def _simple(name: str, value: int) -> Judged | None:
         words = {0: "off", 1: "strict", 2: "loose"}
         return Judged(name, value, "ok", f"reverse-path filter {words.get(value, 'unknown')}: capture works with any")
     if name.endswith(".src_valid_mark"):
-        return Judged(name, value, "ok", "capture works with 0 and 1")
+        if not value:
+            return Judged(name, value, "ok", "marks don't count in the reverse-path filter")
+        return Judged(
+            name,
+            value,
+            "mind",
+            "capture works with it (wg-quick sets it), but mesh callers of a port that docker publishes get no answer",
+        )
     if name.endswith(".route_localnet"):
         if not value:
             return Judged(name, value, "ok", "capture needs no route to 127.0.0.0/8 from outside")
