@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 _CLONE_NEWNET = 0x40000000
 #: What tests marked root run; Debian's package names are in the Makefile.
@@ -41,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
         _missing.append(f"there is no Envoy at {envoy_binary()} (MESHAGENT_ENVOY)")
     if _missing and os.environ.get("CI") == "true":
         raise pytest.UsageError(f"in CI nothing is left out, but: {'; '.join(_missing)}")
+
+
+def _plain_tracebacks() -> None:
+    """structlog's own default shows the variables of every frame: with a message of 17 MB in one of them a single
+    line of the log took 166 s and 460 MB. Our programs set their log up themselves (``observe.log``)."""
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(), console])
 
 
 def _shorten_temporary_paths(config: pytest.Config) -> None:

@@ -120,7 +120,8 @@ class Unary:
 class Stream:
     """A method with streams both ways: ``serve`` reads from and writes to the gRPC context itself.
 
-    ``await context.read()`` gives a message or ``EOF``; ``await context.write(m)`` waits for flow control.
+    ``await context.read()`` gives a message or ``EOF``; ``await context.write(m)`` waits for flow control. A client
+    that goes away ends ``serve`` by a cancellation or, in the middle of a write, by an error of gRPC's own: no news.
     """
 
     method: Method[Any, Any]
@@ -130,6 +131,8 @@ class Stream:
         async def behaviour(_requests: Any, context: Any) -> None:
             try:
                 await self.serve(context, call_of(context, peer_of))
+            except grpc.aio.InternalError as error:  # "Failed execute_batch": nobody is there to be told
+                log.debug("client gone in the middle of an answer", method=self.method.path, reason=str(error)[:200])
             except Exception as error:
                 await refuse(context, error, self.method.path)
 
