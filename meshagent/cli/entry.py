@@ -1,8 +1,12 @@
 """Where the ``meshagent`` program starts. ``--version`` answers before anything heavy is imported."""
 
+import contextlib
+import os
 import sys
 
 from meshagent import __version__
+
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -13,13 +17,24 @@ def main() -> None:
     try:
         from meshagent.cli.main import run
     except KeyboardInterrupt:  # Ctrl-C while 0.2 s of modules load: what run() would say and return
-        sys.exit(_interrupted())
-    sys.exit(run(sys.argv[1:]))
+        print("meshagent: interrupted", file=sys.stderr)
+        _end_interrupted()
+    code = run(sys.argv[1:])
+    if code == _INTERRUPTED:
+        _end_interrupted()
+    sys.exit(code)
 
 
-def _interrupted() -> int:
-    print("meshagent: interrupted", file=sys.stderr)
-    return 130
+def _end_interrupted() -> None:
+    """Exit with 130 whatever was interrupted.
+
+    Where Ctrl-C met an ``exec`` of text (dataclasses are made so, while a module loads), CPython 3.11 remembers it as
+    unhandled although it was caught, and ends the process by SIGINT after all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

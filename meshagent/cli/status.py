@@ -1,6 +1,8 @@
 """``meshagent status``: one screen."""
 
 import json
+import signal
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -21,8 +23,9 @@ def status(watch: bool) -> int:
 
     Exit code 0 healthy, 3 not enrolled, 4 enrolled but something is wrong.
     """
+    asked = _ends_by_interrupt() if watch else threading.Event()
     last = ""
-    while True:
+    while not asked.is_set():
         answer = _ask()
         text = json.dumps(_lasting(answer), sort_keys=True)
         if text != last:
@@ -31,6 +34,23 @@ def status(watch: bool) -> int:
         if not watch:
             return _exit_code(answer)
         time.sleep(1)
+    raise KeyboardInterrupt
+
+
+def _ends_by_interrupt() -> threading.Event:
+    """Set by Ctrl-C, which also raises ``KeyboardInterrupt`` as always.
+
+    Python drops an exception that arises in a callback of its own (of a weak reference, while modules load): the
+    event is what such an interrupt leaves behind.
+    """
+    asked = threading.Event()
+
+    def interrupted(_number: int, _frame: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
+    return asked
 
 
 def _ask() -> dict[str, Any]:

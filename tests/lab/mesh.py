@@ -18,6 +18,7 @@ from typing import Any
 
 from meshagent.lab import Host, Lab, Program, recipes, wait_until
 from meshagent.lab.snapshot import Snapshot, diff
+from meshagent.lab.waiting import NotInTimeError
 from meshagent.model.errors import MeshagentError
 
 #: Service name, port, protocol.
@@ -97,6 +98,13 @@ class Mesh:
     def conditions(self, host: Host) -> list[str]:
         """Codes of what ``status`` complains about."""
         return [condition["code"] for condition in self.status(host)["conditions"]]
+
+    def calm(self, host: Host, seconds: float = 10.0) -> None:
+        """Until ``status`` complains about nothing; fails with what it says."""
+        try:
+            wait_until(lambda: self.conditions(host) == [], seconds)
+        except NotInTimeError:
+            raise AssertionError(f"{host.name}: {self.status(host)['conditions']}") from None
 
     def peers(self, host: Host) -> list[dict[str, Any]]:
         """``meshagent peers -o json``."""

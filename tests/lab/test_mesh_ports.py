@@ -149,7 +149,7 @@ def test_a_port_lost_while_agent_and_proxy_were_away_is_named_and_its_thief_is_n
 
     thief.stop()
     wait_until(lambda: is_served(host, where[4]), PATIENCE, "the port taken back", 0.1)
-    wait_until(lambda: mesh.conditions(host) == [], PATIENCE, "the condition gone")
+    mesh.calm(host, PATIENCE)
     gone(mesh, host)
 
 
