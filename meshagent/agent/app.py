@@ -25,7 +25,7 @@ from meshagent.agent.envoy.process import Proxy
 from meshagent.agent.firewallwatch import FirewallWatch
 from meshagent.agent.footprint import Footprint
 from meshagent.agent.gates import Gates
-from meshagent.agent.guarding import ensure_guard
+from meshagent.agent.guarding import ensure_guard, replace_guard
 from meshagent.agent.health.tracker import Tracker
 from meshagent.agent.heard import Heard
 from meshagent.agent.here import Here
@@ -378,7 +378,7 @@ class Agent:
             await self.capture.begin_trial(seconds, {"posture": self.derived.posture.value.value})
 
     async def _restart_guard(self) -> None:
-        await asyncio.to_thread(ensure_guard, self.paths)
+        await asyncio.to_thread(replace_guard, self.paths)
 
     # --- the control socket
 

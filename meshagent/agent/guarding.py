@@ -9,12 +9,13 @@ import structlog
 
 from meshagent import __version__
 from meshagent.guard.client import GuardClient, GuardRefusedError, GuardUnreachableError, command
-from meshagent.machine import files, process, services
+from meshagent.machine import files, process, services, units
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 
 log = structlog.get_logger(__name__)
 
+UNIT = "meshagent-guard.service"
 #: A guard answers within 60 ms of its start; a machine with 27 programs waiting for 2 cores took more than 6 s.
 START_PATIENCE = 20.0
 #: For a host without libnftables.
@@ -24,22 +25,36 @@ INSTALL_NFT = "install it: apt-get install libnftables1 (Debian, Ubuntu) or dnf 
 def ensure_guard(paths: Paths) -> GuardClient:
     """A client of this root's guard, of this version. Blocks.
 
-    Where none answers one is started detached (it must outlive whoever asks); one of another version is upgraded.
+    Where none answers one is started: its unit where a package installed it, so that systemd keeps it and
+    ``systemctl stop`` ends it; else detached (it must outlive whoever asks). One of another version is upgraded.
     Raises ``MeshagentError`` when none can be started.
     """
     client = GuardClient(paths.guard_socket)
     if _answers(client):
         upgrade_guard(paths, client)
         return client
-    argv = command(paths.root)
     files.make_dir(paths.run, mode=0o755)  # an agent that never ran on this host has not made it
-    services.start_detached(argv, log=paths.guard_log, env=_environment())
+    if units.managed(UNIT, paths.root):
+        units.start(UNIT)
+    else:
+        services.start_detached(command(paths.root), log=paths.guard_log, env=_environment())
     deadline = time.monotonic() + START_PATIENCE
     while not _answers(client):
         if time.monotonic() > deadline:
             client.state()  # raises what is wrong
         time.sleep(0.01)  # nothing tells when a socket of another process begins to listen
     return client
+
+
+def replace_guard(paths: Paths) -> GuardClient:
+    """``ensure_guard`` for the agent whose guard ended while it ran.
+
+    A guard that a person ended stays ended, or the emergency switch would switch nothing: it is back with the next
+    start of guard or agent. Raises ``MeshagentError``, then too.
+    """
+    if paths.guard_stopped.exists():
+        raise MeshagentError("guard-stopped", "the guard was stopped on this host; nothing is captured")
+    return ensure_guard(paths)
 
 
 def upgrade_guard(paths: Paths, client: GuardClient) -> bool:

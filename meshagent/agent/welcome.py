@@ -3,18 +3,15 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from meshagent.agent.plan import make_plan
-from meshagent.machine import facts as machine_facts
-from meshagent.machine import process
+from meshagent.machine import units
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from meshagent.transport.local import call
 
 UNIT = "meshagent.service"
-_UNIT_FILES = (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"), Path("/etc/systemd/system"))
 
 #: Envoy cold, certificate, first configuration: under 2 s on two cores; a busy old machine gets fifteen times that.
 START_PATIENCE = 30.0
@@ -41,11 +38,10 @@ def welcome(
 
 def _start_unit(paths: Paths, progress: Callable[[str], None]) -> bool:
     """False where no unit of ours is installed, or systemd doesn't run this host."""
-    here = str(paths.root) == "/" and machine_facts.gather().systemd
-    if not here or not any((folder / UNIT).exists() for folder in _UNIT_FILES):
+    if not units.managed(UNIT, paths.root):
         return False
     progress("starting the agent")
-    process.run(["systemctl", "enable", "--now", UNIT], timeout=60)
+    units.start(UNIT, enable=True)
     deadline = time.monotonic() + START_PATIENCE
     while time.monotonic() < deadline:
         if _ready(paths):

@@ -59,6 +59,7 @@ class Loop:
         self._watch = _announcements()
         self._clients: dict[int, _Client] = {}
         self._running = True
+        self.asked_by_person = False
         self._notices = Notices()
         self._unwritten_since: float | None = None
         self.successor: Successor | None = None
@@ -66,8 +67,8 @@ class Loop:
         if self._watch is not None:
             self._selector.register(self._watch, selectors.EVENT_READ, self._rules_announced)
 
-    def stop(self) -> None:
-        self._running = False
+    def stop(self, by_person: bool = False) -> None:
+        self._running, self.asked_by_person = False, by_person
 
     def run(self, wakeup: int) -> None:
         """Serve until stopped, or until a successor is named; ``wakeup`` turns readable on a signal."""
@@ -252,6 +253,7 @@ def serve(paths: Paths, memory: int | None = None, without: Collection[str] = ()
         stack.enter_context(listener)
         stack.callback(lambda: paths.guard_socket.unlink(missing_ok=True))
         loop = Loop(guard, listener)
+        paths.guard_stopped.unlink(missing_ok=True)
         wakeup = _signals(loop)
         up = {"owner": guard.tables.owner_supported, "keep": guard.tables.keep_supported}
         say("guard is up", pid=os.getpid(), **up, followed=estate is not None)
@@ -261,6 +263,8 @@ def serve(paths: Paths, memory: int | None = None, without: Collection[str] = ()
         while loop.successor is not None:
             _hand_on(loop, guard, lock, listener)
             loop.run(wakeup)
+        if loop.asked_by_person:
+            paths.guard_stopped.touch(mode=0o644)  # before the agent can notice: it must not start another
         loop.finish()
         say("guard ended, its table is removed")
 
@@ -343,6 +347,6 @@ def _signals(loop: Loop) -> int:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.stop())
+        signal.signal(number, lambda *_: loop.stop(by_person=True))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return reader

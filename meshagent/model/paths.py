@@ -90,6 +90,11 @@ class Paths:
         return self.run / "guard.log"
 
     @property
+    def guard_stopped(self) -> Path:
+        """Exists while a person has ended the guard; gone with a reboot."""
+        return self.run / "guard.stopped"
+
+    @property
     def xds_socket(self) -> Path:
         return self.run / "xds.sock"
 

@@ -48,7 +48,13 @@ def test_the_unit_is_shut_in(name: str) -> None:
 @pytest.mark.parametrize("name", EXPOSURE)
 def test_systemd_hears_of_readiness_and_of_a_hang(name: str) -> None:
     service = unit(name)
-    assert (service["Type"], service["Restart"]) == ("notify", "always") and service["WatchdogSec"]
+    assert service["Type"] == "notify" and service["WatchdogSec"]
+
+
+@pytest.mark.parametrize("name", EXPOSURE)
+def test_the_unit_comes_back_however_often_it_dies_and_a_guard_that_was_told_to_end_does_not(name: str) -> None:
+    assert unit(name)["Restart"] == ("on-failure" if name == "meshagent-guard" else "always")
+    assert "StartLimitIntervalSec=0" in (UNITS / f"{name}.service").read_text()
 
 
 def test_what_must_outlive_the_agent_does() -> None:

@@ -7,9 +7,12 @@ import stat
 
 import pytest
 
+from meshagent.agent.guarding import replace_guard
 from meshagent.guard import wire
 from meshagent.guard.client import GuardClient, GuardRefusedError, GuardUnreachableError, command
 from meshagent.lab.waiting import wait_until
+from meshagent.model.errors import MeshagentError
+from meshagent.model.paths import Paths
 from tests.guard.conftest import RULES, Guarded
 
 pytestmark = pytest.mark.root
@@ -131,3 +134,18 @@ def test_without_nf_tables_rights_it_says_so_in_one_line(guarded: Guarded) -> No
     assert program.wait() == 1
     assert "nftables can't be used here" in program.text()
     assert "Traceback" not in program.text()
+
+
+def test_a_guard_that_a_person_ended_is_known_as_such_until_one_is_started(guarded: Guarded) -> None:
+    """An agent must not switch the emergency switch back; what ``leave`` ends is nobody's emergency."""
+    paths = Paths(guarded.host.root)
+    guarded.client.quit()
+    guarded.program.wait()
+    assert not paths.guard_stopped.exists()
+    guarded.restart()
+    guarded.program.stop()
+    assert paths.guard_stopped.exists()
+    with pytest.raises(MeshagentError, match="was stopped"):
+        replace_guard(paths)
+    guarded.restart()
+    assert not paths.guard_stopped.exists()

@@ -140,3 +140,19 @@ def test_a_caller_that_waits_over_the_upgrade_gets_its_answer(old_guard: Guarded
     done.set()
     asking.join(10)
     assert failed == []
+
+
+def test_a_reload_makes_the_guard_the_program_that_is_installed_now(guarded: Guarded) -> None:
+    guarded.client.apply(RULES)
+    handles = guarded.nft("--handle", "--stateless", "list", "table", "inet", "meshagent")
+    pid = guarded.client.state()["pid"]
+    guarded.host.run([*command(guarded.host.root), "--reload"])
+    assert b"--follow" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert guarded.client.state()["pid"] == pid
+    assert guarded.nft("--handle", "--stateless", "list", "table", "inet", "meshagent") == handles
+
+
+def test_a_reload_without_a_guard_says_so(guarded: Guarded) -> None:
+    guarded.program.stop()
+    done = guarded.host.run([*command(guarded.host.root), "--reload"], check=False)
+    assert done.returncode == 1 and "the guard can't be reloaded" in done.stderr
