@@ -2,14 +2,15 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from meshagent.lab import recipes, wait_until
-from tests.lab.booted import BootedHost, booted
-from tests.lab.mesh import Mesh, open_mesh, took
+from tests.lab.booted import BootedHost
+from tests.lab.booted_mesh import address, back_in_a_second, joined, kernel, reaches
+from tests.lab.mesh import Mesh, open_mesh
 
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -29,45 +30,9 @@ def mesh(envoy: Path) -> Iterator[Mesh]:
 @pytest.fixture(scope="module", params=["open", "closed"])
 def old(request: pytest.FixtureRequest, mesh: Mesh) -> Iterator[BootedHost]:
     """In the mesh, capturing; under either policy its table belongs to the guard."""
-    name = f"old-{request.param}-{next(_NUMBERS)}"
-    with booted(mesh.lab, name, {"etc/nftables.conf": RULES}) as host:
-        config = host.root / "etc/meshagent/agent.yaml"
-        config.parent.mkdir(parents=True)
-        config.write_text(f"capture: {{on_proxy_failure: {request.param}}}\n")
-        host.meshagent(*mesh.token(host.name))
-        host.start_agent()
-        wait_until(lambda: reaches(mesh, host), 20, "the first answer through the mesh")
+    name, config = f"old-{next(_NUMBERS)}", f"capture: {{on_proxy_failure: {request.param}}}\n"
+    with joined(mesh, name, config, {"etc/nftables.conf": RULES}) as host:
         yield host
-        host.meshagent("leave", "--drain", "1", "--purge")
-
-
-def reaches(mesh: Mesh, host: BootedHost) -> bool:
-    """By name, through the proxy."""
-    addresses = mesh.resolve(host, "cache.default.mesh.internal")
-    if not addresses:
-        return False
-    with host.connect(addresses[0], 6379) as client:
-        client.sendall(b"PING\r\n")
-        return client.recv(64) == b"+PONG\r\n"
-
-
-def kernel(host: BootedHost) -> str:
-    """All that is ours in the kernel."""
-    commands = (
-        "nft -s list table inet meshagent; nft -s list table inet meshagent_anchor",
-        "ip -N rule show | grep 109; ip -N route show proto 109; ip -N route show table 28001; ip -6 -N rule show",
-    )
-    return host.run(["sh", "-c", "; ".join(commands)], check=False).stdout
-
-
-def back_in_a_second(mesh: Mesh, host: BootedHost, *steps: Callable[[], object]) -> None:
-    """After most of the steps: a machine that is busy with other things may once take longer."""
-    wanted, waits = kernel(host), []
-    for step in steps:
-        step()
-        waits.append(took(lambda: wait_until(lambda: kernel(host) == wanted, 20, "rules and routes are back")))
-        assert reaches(mesh, host)
-    assert sorted(waits)[len(waits) // 2] < 1, waits
 
 
 def test_networkd_deletes_foreign_routes_and_rules_and_they_are_back(mesh: Mesh, old: BootedHost) -> None:
@@ -107,16 +72,92 @@ def test_resolved_and_the_agent_ask_each_other_no_more_than_once(mesh: Mesh, old
     assert reaches(mesh, old)
 
 
+#: Calls a service every 50 ms over a new connection, and writes down how it went.
+CALLER = """\
+import socket, sys, time
+while True:
+    try:
+        with socket.create_connection((sys.argv[1], 6379), 5) as connection:
+            connection.sendall(b"PING\\r\\n")
+            print(connection.recv(9), flush=True)
+    except OSError as error:
+        print(error, flush=True)
+    time.sleep(0.05)
+"""
+
+
+def test_only_a_unit_is_in_the_mesh_and_still_is_when_it_was_restarted(mesh: Mesh, old: BootedHost) -> None:
+    config = old.root / "etc/meshagent/agent.yaml"
+    before = config.read_text()
+    (old.root / "usr/local/bin/caller.py").write_text(CALLER)
+    unit = f"[Service]\nExecStart=/usr/bin/python3 /usr/local/bin/caller.py {address(mesh, old)}\n"
+    (old.root / "etc/systemd/system/caller.service").write_text(unit)
+    old.systemctl("daemon-reload")
+    config.write_text(before.replace("capture: {", "capture: {units: [caller.service], "))
+    try:
+        wait_until(lambda: "capture-waiting" in mesh.conditions(old), 15, "the agent to wait for the unit")
+        for _ in range(3):
+            old.systemctl("restart", "caller")
+            wait_until(lambda: "PONG" in said_by_caller(old), 15, "an answer to the unit that has just started")
+            with pytest.raises(ConnectionRefusedError):
+                old.connect(address(mesh, old), 6379)
+    finally:
+        config.write_text(before)
+        old.systemctl("stop", "caller")
+    wait_until(lambda: reaches(mesh, old), 15, "everybody is in the mesh again")
+
+
+def said_by_caller(host: BootedHost) -> str:
+    """Since its last start."""
+    run = host.systemctl("show", "--property=InvocationID", "--value", "caller")
+    return host.journal(f"_SYSTEMD_INVOCATION_ID={run}")
+
+
+def suspended(mesh: Mesh, host: BootedHost) -> bool:
+    return "capture-suspended" in mesh.conditions(host)
+
+
+def test_what_was_switched_off_is_off_after_a_reboot(mesh: Mesh, old: BootedHost) -> None:
+    old.meshagent("capture", "off")
+    old.reboot()
+    wait_until(lambda: suspended(mesh, old), 20, "the agent")
+    wait_until(lambda: mesh.status(old)["proxy"]["ready"], 20, "the proxy")
+    assert "chain to_proxy" not in kernel(old)
+    assert mesh.resolve(old, "cache.default.mesh.internal"), "names are served all the same"
+    old.meshagent("capture", "on", "--confirm", "0")
+    wait_until(lambda: reaches(mesh, old), 15, "capture")
+
+
+@pytest.mark.parametrize("when", ["rolled back before", "on trial"])
+def test_a_change_that_nobody_confirmed_is_undone_and_remembered_over_a_reboot(
+    mesh: Mesh, old: BootedHost, when: str
+) -> None:
+    seconds = "2" if when == "rolled back before" else "600"
+    old.meshagent("posture", "strict", "--confirm", seconds)
+    if when == "rolled back before":
+        wait_until(lambda: "rolled-back" in mesh.conditions(old), 15, "the roll-back")
+        old.reboot()
+    else:
+        old.power_off()
+        old.boot()
+    wait_until(lambda: "rolled-back" in mesh.conditions(old), 20, "the agent to say what was undone")
+    assert "chain to_proxy" not in kernel(old)
+    old.meshagent("posture", "permissive", "--confirm", "0")
+    old.meshagent("capture", "on", "--confirm", "0")
+    wait_until(lambda: reaches(mesh, old) and mesh.conditions(old) == [], 20, "capture")
+
+
 def test_a_reboot_leaves_nothing_of_ours_and_the_agent_captures_again_though_the_hub_is_gone(
     mesh: Mesh, old: BootedHost
 ) -> None:
     old.systemctl("enable", "nftables")
     mesh.hub_program.kill()
     try:
+        old.systemctl("disable", "meshagent")
         old.power_off()
         old.boot()
         assert "meshagent" not in kernel(old)
-        old.start_agent()
+        old.systemctl("enable", "--now", "meshagent")
         wait_until(lambda: reaches(mesh, old), 20, "the mesh from last-known-good")
     finally:
         mesh.hub_program = mesh.hub.start_meshagent("hub", "run", log="hub")

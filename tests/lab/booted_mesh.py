@@ -1,0 +1,63 @@
+"""Booted hosts in a mesh: joined by the command line, asked by their own programs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from meshagent.lab import wait_until
+from tests.lab.booted import DEBIAN12, BootedHost, Root, booted
+from tests.lab.mesh import Connecting, Mesh, took
+
+CACHE = "cache.default.mesh.internal"
+
+
+@contextmanager
+def joined(
+    mesh: Mesh, name: str, config: str = "", files: Mapping[str, str] | None = None, root: Root = DEBIAN12
+) -> Iterator[BootedHost]:
+    """In the mesh and capturing; ``config`` is its agent.yaml. Leaves the mesh at the end."""
+    with booted(
+        mesh.lab, name, {**(files or {}), "etc/meshagent/agent.yaml": config or "# as it comes\n"}, root
+    ) as host:
+        host.meshagent(*mesh.token(host.name))
+        wait_until(lambda: reaches(mesh, host), 20, "the first answer through the mesh")
+        yield host
+        host.meshagent("leave", "--drain", "1", "--purge")
+
+
+def address(mesh: Mesh, host: BootedHost, name: str = CACHE) -> str:
+    """The virtual address of a service, as the host's own resolver says it; empty while there is none."""
+    return next(iter(mesh.resolve(host, name)), "")
+
+
+def reaches(mesh: Mesh, host: BootedHost) -> bool:
+    """By name, through the proxy."""
+    found = address(mesh, host)
+    if not found:
+        return False
+    with host.connect(found, 6379) as client:
+        client.sendall(b"PING\r\n")
+        return client.recv(64) == b"+PONG\r\n"
+
+
+def connecting(mesh: Mesh, host: BootedHost) -> Connecting:
+    """New connections through the mesh, one after the other."""
+    return Connecting(host, address(mesh, host))
+
+
+def kernel(host: BootedHost) -> str:
+    """All that is ours in the kernel."""
+    commands = (
+        "nft -s list table inet meshagent; nft -s list table inet meshagent_anchor",
+        "ip -N rule show | grep 109; ip -N route show proto 109; ip -N route show table 28001; ip -6 -N rule show",
+    )
+    return host.run(["sh", "-c", "; ".join(commands)], check=False).stdout
+
+
+def back_in_a_second(mesh: Mesh, host: BootedHost, *steps: Callable[[], object]) -> None:
+    """After most of the steps: a machine that is busy with other things may once take longer."""
+    wanted, waits = kernel(host), []
+    for step in steps:
+        step()
+        waits.append(took(lambda: wait_until(lambda: kernel(host) == wanted, 20, "rules and routes are back")))
+        assert reaches(mesh, host)
+    assert sorted(waits)[len(waits) // 2] < 1, waits
