@@ -101,11 +101,11 @@ def test_what_another_program_flushes_is_back_and_nobody_notices(mesh: Mesh) -> 
     web = mesh.members["web"]
     before = saved(web)
     with mesh.busy(web, "cache") as busy:
-        for words, text in ((["", "-F"], ""), (["", "-t", "nat", "-F"], ""), (["-restore"], EMPTY)):
-            web.run([f"iptables-legacy{words[0]}", *words[1:]], input=text)
+        for program, words, text in (("", ["-F"], ""), ("", ["-t", "nat", "-F"], ""), ("-restore", [], EMPTY)):
+            web.run([f"iptables-legacy{program}", "-w", "5", *words], input=text)
             wait_until(lambda: [line for line in saved(web) if "theirs" not in line] == _ours(before), 20, "healing")
             busy.goes_on()
-        web.run(["iptables-legacy", *THEIRS.split()])
+        web.run(["iptables-legacy", "-w", "5", *THEIRS.split()])
     wait_until(lambda: mesh.status(web)["capture"]["in_sync"], 5)
     assert mesh.redis(web, "cache") == "PONG"
 

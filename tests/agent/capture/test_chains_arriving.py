@@ -200,7 +200,9 @@ def test_a_port_that_somebody_else_forwards_is_left_alone_though_a_process_liste
     stand.capture(Posture.PERMISSIVE, config=config)
     program = "iptables-legacy" if stand.family == 4 else "ip6tables-legacy"
     theirs = ["-p", "tcp", "--dport", "8080", "-j", "DNAT", "--to-destination", to]
-    stand.host.run([program, "-t", "nat", "-A", "PREROUTING", *theirs])  # as docker does: behind all that is there
+    stand.host.run(
+        [program, "-w", "5", "-t", "nat", "-A", "PREROUTING", *theirs]
+    )  # as docker does: behind all that is there
 
     def answers() -> bool:
         return stand.dial(stand.own(stand.host), 8080, stand.peer).startswith("container ")
