@@ -309,6 +309,7 @@ class Agent:
 
     def _start_tasks(self, tasks: Supervisor) -> None:
         work = {
+            "proxy": self.proxy.run,  # first: what Envoy takes to start is what a host that boots waits for
             "conditions": self.tracker.run,
             "config": self.config.run,
             "here": self.here.run,
@@ -326,7 +327,6 @@ class Agent:
             "prober": lambda: self.prober.run(self.declared.services),
             "announcing": self.announcing.run,
             "speaker": self.speaker.run,
-            "proxy": self.proxy.run,
             "suspension": self.suspension.run,
             "surroundings": Surroundings(self.tracker).run,
             "firewalls": FirewallWatch(self._serves_peers, self.tracker).run,
