@@ -16,3 +16,17 @@ def test_code_that_was_dropped_comes_back_when_it_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_free_heap_between_what_stays_is_given_back() -> None:
+    code = (
+        "from meshagent.runtime.resident import trim_heap\n"
+        "pages = lambda: int(open('/proc/self/statm').read().split()[1])\n"
+        "blocks = [b'x' * 60_000 for _ in range(1_000)]\n"
+        "stays = blocks[::50]; del blocks\n"
+        "before = pages(); trim_heap(); after = pages()\n"
+        "assert after < before - 10_000, (before, after)\n"
+        "assert all(block == b'x' * 60_000 for block in stays)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
