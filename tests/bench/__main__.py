@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from meshagent.lab import Lab
-from tests.bench import capture, datapath, fleet, lifecycle, names, stage, surroundings, table
+from tests.bench import capture, datapath, fleet, lifecycle, many, names, stage, surroundings, table
 from tests.bench.datapath import Effort
 from tests.bench.samples import Sample
 
@@ -30,10 +30,12 @@ class Plan:
     agents: int
     services: int
     changes: int
+    many: int
+    idle_seconds: float
 
 
-FULL = Plan(Effort(2.0, 5), 15, 5, 5.0, 200, 500, 100)
-QUICK = Plan(Effort(1.0, 1), 3, 1, 1.0, 30, 50, 10)
+FULL = Plan(Effort(2.0, 5), 15, 5, 5.0, 200, 500, 100, 1_000, 30.0)
+QUICK = Plan(Effort(1.0, 1), 3, 1, 1.0, 30, 50, 10, 100, 2.0)
 
 
 def measure_mesh(lab: Lab, plan: Plan, only: str) -> Iterator[Sample]:
@@ -64,6 +66,12 @@ def measure_fleet(lab: Lab, plan: Plan, _only: str) -> Iterator[Sample]:
     return fleet.measure(lab, plan.agents, plan.services, plan.changes)
 
 
+def measure_many(lab: Lab, plan: Plan, _only: str) -> Iterator[Sample]:
+    """A host among many services."""
+    os.environ["MESHAGENT_ENVOY"] = str(stage.envoy_binary())
+    return many.measure(lab, plan.many, 2 * plan.repeats, plan.joins, plan.idle_seconds)
+
+
 #: --only NAME -> what measures it. A lab each: what one leaves running can't disturb the next.
 PARTS: dict[str, Callable[[Lab, Plan, str], Iterator[Sample]]] = {
     "path": measure_mesh,
@@ -71,6 +79,7 @@ PARTS: dict[str, Callable[[Lab, Plan, str], Iterator[Sample]]] = {
     "names": measure_mesh,
     "rules": measure_rules,
     "fleet": measure_fleet,
+    "many": measure_many,
 }
 
 
@@ -82,7 +91,7 @@ def main(arguments: list[str]) -> int:
     found = surroundings.look()
     began = time.monotonic()
     samples: list[Sample] = []
-    for measure in (PARTS[asked.only],) if asked.only else (measure_mesh, measure_rules, measure_fleet):
+    for measure in (PARTS[asked.only],) if asked.only else (measure_mesh, measure_rules, measure_fleet, measure_many):
         with Lab(families=(4,)) as lab:
             samples += measure(lab, plan, asked.only)
     effort = (

@@ -68,6 +68,12 @@ FIGURES = (
     Figure("change-p50", "hub: endpoint change → last of the agents' ACKs, median", "ms"),
     Figure("change-p99", "hub: endpoint change → last of the agents' ACKs, p99", "ms", bound=1000.0),
     Figure("sync", "hub: all agents connect at once → all have everything", "s"),
+    Figure(
+        "served", "one endpoint among 1,000 services changes at the hub → Envoy on a host serves it", "ms", bound=15.0
+    ),
+    Figure("cold", "agent starts without hub and Envoy, 1,000 services → first proxied answer", "s", bound=1.0),
+    Figure("many-rss", "agent with 1,000 services, resident", "MB", bound=64.0),
+    Figure("many-idle", "agent with 1,000 services, idle", "% of a core", bound=1.0),
     Figure("hub-rss", "hub without any agent, resident", "MB"),
     Figure("hub-per-agent", "hub, resident, per connected agent", "MB", bound=1.0),
     Figure("names", "mesh names answered on one core", "queries/s", Kind.AT_LEAST, 60_000.0),
