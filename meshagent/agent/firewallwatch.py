@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from meshagent.agent.health.tracker import Tracker
-from meshagent.agent.judge.firewalls import BLOCKS, Firewall, judge_firewalls
+from meshagent.agent.judge.firewalls import BLOCKS, OPEN, Firewall, judge_firewalls
 from meshagent.guard.rulewatch import Announcements
 from meshagent.machine import firewalls
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
@@ -25,10 +25,13 @@ _LEAST_SECONDS = 10.0
 _NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7
 
 
-def read_firewalls() -> tuple[Firewall, ...]:
-    """What is there now, judged. Blocks for 0.1 s."""
+def read_firewalls(ports: Sequence[int] = (HBONE,)) -> tuple[Firewall, ...]:
+    """What is there now, judged for the first port; of the others only what keeps somebody out. Blocks for 0.1 s."""
     found = firewalls.read()
-    return judge_firewalls(found.nft, found.saved, found.managers, found.zone, found.flushes)
+    judged = (
+        judge_firewalls(found.nft, found.saved, found.managers, found.zone, found.flushes, port) for port in ports
+    )
+    return tuple(each for one in judged for each in one if each.port == ports[0] or each.verdict != OPEN)
 
 
 class FirewallWatch:

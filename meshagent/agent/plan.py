@@ -20,6 +20,8 @@ from meshagent.agent.footprint import PROXY_USER
 from meshagent.agent.here import resolve_hubs
 from meshagent.agent.identity.keystore import Keystore
 from meshagent.agent.judge.connections import concerned
+from meshagent.agent.judge.firewalls import needed_ports
+from meshagent.agent.judge.redirected import redirected
 from meshagent.agent.judge.risks import Risk, login_risk
 from meshagent.agent.judge.spared import never_captured
 from meshagent.agent.judge.sysctls import judge_sysctls
@@ -82,11 +84,12 @@ def make_plan(paths: Paths, posture: str | None, live: Mapping[str, Any], hubs: 
         "posture": wanted.value,
         "rules": render(intent).table,
         "captured": list(_captured(intent, services)),
+        "redirected": [{"what": what, "reason": why} for what, why in redirected(intent)],
         "spared": [{"port": s.port, "reason": s.reason} for s in intent.spared],
         "direct": [{"what": what, "reason": why} for what, why in never_captured(host.facts, host.session)],
         "connections": list(_connections(intent, host)),
         "risks": [{"risk": risk.name, "text": risk.text, "mend": risk.mend} for risk in risks],
-        "firewalls": [asdict(judged) for judged in read_firewalls()],
+        "firewalls": [asdict(judged) for judged in read_firewalls(needed_ports(intent))],
         "address_trust": list(_address_trust(trusting, services)),
         "sysctls": [asdict(judged) for judged in judge_sysctls(sysctls.read(), len(host.connections))],
         "warnings": [

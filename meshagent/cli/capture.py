@@ -26,6 +26,10 @@ def show() -> None:
     if settings().json:
         emit(answer)
         return
+    for line in answer["captured"]:
+        click.echo(f"captured: {line}")
+    for each in answer["spared"]:
+        click.echo(f"spared: port {each['port']}, {each['reason']}")
     click.echo(answer["ruleset"].rstrip() or "no rules of ours are in the kernel")
     rows = [(c["chain"], c["reason"], c["packets"]) for c in answer["counters"]]
     if rows:

@@ -68,6 +68,9 @@ def _draw(planned: dict[str, Any]) -> None:
     click.echo(f"posture {planned['posture']}\n")
     render.table(("CAPTURED", "WHAT"), [(c["port"], c["reason"]) for c in planned["captured"]], "no port is captured")
     click.echo()
+    if planned["redirected"]:
+        _cut(("TAKES ANOTHER WAY", "WHY"), [(r["what"], r["reason"]) for r in planned["redirected"]])
+        click.echo()
     render.table(("SPARED", "WHY"), [(s["port"], s["reason"]) for s in planned["spared"]], "no port has to be spared")
     click.echo()
     _cut(("NEVER CAPTURED", "WHY"), [(d["what"], d["reason"]) for d in planned["direct"]])
@@ -78,7 +81,7 @@ def _draw(planned: dict[str, Any]) -> None:
     for firewall in planned["firewalls"]:
         click.echo(f"\nfirewall {firewall['name']}: {firewall['text']}")
         if firewall["allow"]:
-            click.echo(f"  let mesh peers in with: {firewall['allow']}")
+            click.echo(f"  let them in with: {firewall['allow']}")
     if planned["address_trust"]:
         click.echo()
         rules = [(f"{t['program']} on {t['port']}", t["rule"], t["text"]) for t in planned["address_trust"]]

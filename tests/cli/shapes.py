@@ -75,7 +75,8 @@ PLAN = {
     "spared": SPARED,
     "direct": [{"what": TEXT, "reason": TEXT}],
     "connections": [{"local": TEXT, "remote": TEXT, "process": TEXT, "pid": int, "effect": TEXT}],
-    "firewalls": [{"name": TEXT, "verdict": TEXT, "text": TEXT, "allow": TEXT}],
+    "redirected": [{"what": TEXT, "reason": TEXT}],
+    "firewalls": [{"name": TEXT, "verdict": TEXT, "text": TEXT, "allow": TEXT, "port": int}],
     "address_trust": [
         {
             "program": TEXT,
@@ -141,7 +142,17 @@ SERVICE_LIST = {
     "errors": [TEXT],
 }
 SERVICE_EDIT = {"name": TEXT, "file": TEXT}
-CAPTURE_SHOW = {"ruleset": TEXT, "counters": [{"chain": TEXT, "reason": TEXT, "packets": int}]}
+CAPTURE_SHOW = {
+    "backend": TEXT,
+    "active": FLAG,
+    "in_sync": FLAG,
+    "owned": FLAG,
+    "suspended_since": (Time, NONE),
+    "captured": [TEXT],
+    "spared": SPARED,
+    "ruleset": TEXT,
+    "counters": [{"chain": TEXT, "reason": TEXT, "packets": int}],
+}
 CAPTURE_SWITCH = {
     "suspended": FLAG,
     "since": (Time, NONE),

@@ -23,7 +23,7 @@ from meshagent.agent.capture.values import HostFacts, Intent, Mode, Wishes
 from meshagent.agent.capture.verify import Caller, RuleCount, Sync
 from meshagent.config.settings import CaptureConfig
 from meshagent.guard.client import GuardClient, GuardUnreachableError
-from meshagent.guard.state import Ruleset
+from meshagent.guard.state import NFT, Ruleset
 from meshagent.machine import netlink
 from meshagent.model.address import MeshAddress
 from meshagent.model.condition import ConditionSink
@@ -211,6 +211,12 @@ class CaptureController:
     async def verify(self) -> Sync:
         """Compare the kernel with what we put there."""
         return await asyncio.to_thread(self._applier.sync)
+
+    async def differences(self) -> tuple[str, ...]:
+        """Rules that the kernel has too few or too many of, in words; legacy tables are only compared as a whole."""
+        wanted = self.plan()
+        listing = await asyncio.to_thread(self._guard.listing)
+        return verify.differences(wanted.table, listing) if wanted.backend == NFT else ()
 
     # --- following ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,9 @@
 Input is the guard's listing, libnftables-json(5) as text.
 """
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +21,9 @@ class Sync(StrEnum):
     CHANGED = "changed"
     MISSING = "missing"
 
+
+_CHAIN = re.compile(r"\s*chain (\S+) \{")
+_COMMENT = re.compile(r'comment "([^"]*)"$')
 
 #: Chains of connections that went past a dead proxy.
 AROUND = frozenset({"around_proxy", "bridged_around", "around_inbound"})
@@ -74,6 +80,34 @@ def counts(listing: str | None) -> tuple[RuleCount, ...]:
                 key = (body["chain"], body.get("comment", ""))
                 found[key] = found.get(key, 0) + counter["packets"]
     return tuple(RuleCount(chain, reason, packets) for (chain, reason), packets in found.items())
+
+
+def differences(table: str, listing: str | None) -> tuple[str, ...]:
+    """What the kernel's rules (``listing``) have too few or too many of against ``table``, our own text; by chain and
+    reason, for people. Empty where only addresses, verdicts or the order differ."""
+    if listing is None:
+        return ("the table is not there",) if table else ()
+    wanted, there = Counter(_reasons(table)), Counter(_listed(listing))
+    missing = (f"missing in chain {chain}: {reason}" for chain, reason in (wanted - there).elements())
+    foreign = (f"not ours in chain {chain}: {reason or 'a rule without a comment'}" for chain, reason in there - wanted)
+    return (*missing, *foreign)
+
+
+def _reasons(table: str) -> Iterator[tuple[str, str]]:
+    chain = ""
+    for line in table.splitlines():
+        if found := _CHAIN.match(line):
+            chain = found[1]
+        elif line.strip() == "}":
+            chain = ""
+        elif chain and (found := _COMMENT.search(line)):
+            yield chain, found[1]
+
+
+def _listed(listing: str) -> Iterator[tuple[str, str]]:
+    for kind, body in readback.objects(listing):
+        if kind == "rule":
+            yield body["chain"], body.get("comment", "")
 
 
 def around_proxy(listing: str | None) -> int:

@@ -112,8 +112,15 @@ class Methods:
         return build_peers(self._parts.relay.serving, self._parts.relay.taps.names.value)
 
     async def capture_show(self, _params: dict[str, Any]) -> dict[str, Any]:
-        counters = await self._parts.capture.counts()
+        counters, status = await self._parts.capture.counts(), self._parts.capture.status.value
         return {
+            "backend": status.backend,
+            "active": status.active,
+            "in_sync": status.in_sync,
+            "owned": status.owned,
+            "suspended_since": rfc3339(self._parts.suspension.since),
+            "captured": list(status.captured),
+            "spared": [{"port": spared.port, "reason": spared.reason} for spared in status.spared],
             "ruleset": self._parts.capture.plan().table,
             "counters": [{"chain": c.chain, "reason": c.reason, "packets": c.packets} for c in counters],
         }
@@ -123,6 +130,7 @@ class Methods:
         status = self._parts.capture.status.value
         same = found.value == "equal" and status.in_sync
         why = [] if same else [status.error or f"the table in the kernel is {found.value}"]
+        why += [] if same else await self._parts.capture.differences()
         return {"in_sync": same, "differences": why}
 
     async def capture_off(self, _params: dict[str, Any]) -> dict[str, Any]:

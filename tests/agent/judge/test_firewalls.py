@@ -1,8 +1,13 @@
 """Who is in charge, what it does to mesh peers, and the line that lets them in."""
 
+from dataclasses import replace
+
 import pytest
 
-from meshagent.agent.judge.firewalls import Firewall, judge_firewalls
+from meshagent.agent.judge.firewalls import Firewall, judge_firewalls, needed_ports
+from meshagent.config.settings import RedirectMode
+from meshagent.model.posture import Posture
+from tests.agent.capture.builders import decided
 
 REFUSES = ":INPUT DROP [0:0]\n-A INPUT -p tcp --dport 22 -j ACCEPT\n"
 LETS_IN = ":INPUT DROP [0:0]\n-A INPUT -p tcp --dport 15008 -j ACCEPT\n"
@@ -43,6 +48,18 @@ def test_a_manager_without_rules_lets_peers_in_now_and_docker_concerns_nobody() 
     docker, ufw = judge("ufw", "docker")
     assert "forwarded" in docker.text and docker.verdict == ufw.verdict == "open"
     assert "no rules in the kernel now" in ufw.text
+
+
+def test_other_ways_in_are_judged_by_the_ports_that_input_sees() -> None:
+    bridges = replace(decided(Posture.PERMISSIVE), bridges=("docker0",), bridged_families=(4,))
+    redirecting = replace(bridges, inbound_families=(4,), inbound_mode=RedirectMode.REDIRECT)
+    assert needed_ports(decided(Posture.PERMISSIVE)) == (15008,)
+    assert needed_ports(bridges) == (15008, 15002)
+    assert needed_ports(redirecting) == (15008, 15006, 15002)
+    assert needed_ports(replace(redirecting, inbound_mode=RedirectMode.TPROXY)) == (15008, 15002)
+    (ufw,) = judge_firewalls(None, {"iptables-nft": LETS_IN}, frozenset({"ufw"}), "public", False, 15002)
+    assert (ufw.port, ufw.verdict, ufw.allow) == (15002, "blocks", "ufw allow 15002/tcp")
+    assert "containers can't reach the mesh" in ufw.text
 
 
 def test_the_service_says_what_its_flush_means() -> None:
