@@ -291,3 +291,21 @@ def test_routes_and_rules_that_somebody_removes_come_back() -> None:
             await host.until(lambda: (netlink.our_routes(), netlink.our_rules()) == (routes, rules))
 
     scenario(story)
+
+
+def test_a_program_that_insists_on_being_before_our_legacy_rules_is_told_about() -> None:
+    insist = ["iptables-legacy", "-w", "5", "-I", "OUTPUT", "-d", "10.5.5.5", "-j", "ACCEPT"]
+
+    async def story() -> None:
+        async with running() as host:
+            host.inputs.facts.set(host_facts(nft_usable=False, iptables_usable=True))
+            await host.status(lambda status: status.in_sync and status.backend == "iptables")
+            for moves in range(4):
+                await asyncio.to_thread(subprocess.run, insist, check=True)
+                await host.until(lambda moves=moves: host.guard.state()["heals"] > moves)  # type: ignore[misc]
+            await host.until(lambda: "capture-contested" in host.conditions.now)
+
+    try:
+        scenario(story)
+    finally:
+        subprocess.run(["iptables-legacy", "-w", "5", "-F", "OUTPUT"], check=True)
