@@ -252,6 +252,7 @@ class Agent:
                 services=self.declared.services,
                 policy=self.kept.policy,
                 mesh=self.kept.mesh,
+                unserved=self.kept.unserved,
                 doors=self.kept.doors,
                 capture_dns=derived.capture_dns,
                 suspended=self.suspension.suspended,

@@ -15,6 +15,7 @@ import structlog
 from meshagent.agent.capture.nft import PROXY_GATE, RESOLVER_GATE
 from meshagent.agent.envoy.state import ProxyState
 from meshagent.guard.client import GuardClient
+from meshagent.guard.decide import HUNG_GATE
 from meshagent.machine import process
 from meshagent.model.errors import MeshagentError
 from meshagent.model.ports import OUTBOUND
@@ -60,7 +61,7 @@ class Gates:
             self._watch(
                 state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open(), 0 if self._robbed() else OUTBOUND
             )
-            if proxy.ready and not proxy.looping and PROXY_GATE in state["bypasses"]:
+            if proxy.ready and not proxy.looping and state["bypasses"].keys() & {PROXY_GATE, HUNG_GATE}:
                 self._guard.recapture(PROXY_GATE)
                 log.info("captured again", gate=PROXY_GATE)
         if self._names.value:

@@ -31,15 +31,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What one agent asks to capture."""
+    """What one agent asks to capture; ``unserved``: what it can't, for want of a port of the proxy's own."""
 
     mesh: frozenset[MeshAddress] = frozenset()
     policy: HostPolicy = field(default_factory=HostPolicy)
     doors: frozenset[OpenDoor] = frozenset()
+    unserved: frozenset[MeshAddress] = frozenset()
 
 
 class Kept:
-    """``mesh``, ``policy`` and ``doors`` are what capture follows. ``settled``: types on which the hub has spoken."""
+    """``mesh``, ``unserved``, ``policy`` and ``doors`` are what capture follows.
+
+    ``settled``: types on which the hub has spoken.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Kept:
         taken: Latest[tuple[Taken, ...]],
     ) -> None:
         self.mesh: Latest[frozenset[MeshAddress]] = Latest(frozenset())
+        self.unserved: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
         self._path, self._guard, self._taps, self._settled, self.taken = path, guard, taps, settled, taken
@@ -62,7 +67,14 @@ class Kept:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        followed = (self._taps.addresses, self._taps.policy, self._taps.doors, self._settled, self.taken)
+        followed = (
+            self._taps.addresses,
+            self._taps.unserved,
+            self._taps.policy,
+            self._taps.doors,
+            self._settled,
+            self.taken,
+        )
         while True:
             versions = [value.version for value in followed]
             self.refresh()
@@ -75,13 +87,15 @@ class Kept:
         before = Captured() if LDS in settled else self._before
         blocked = blocked_families(self.taken.value)
         mesh, doors = self._taps.addresses.value | before.mesh, self._taps.doors.value | before.doors
-        self.mesh.set(frozenset(address for address in mesh if address.ip.version not in blocked))
+        served = frozenset(address for address in mesh if address.ip.version not in blocked)
+        self.unserved.set((mesh | self._taps.unserved.value | before.unserved) - served)
+        self.mesh.set(served)
         self.doors.set(frozenset(door for door in doors if door[1] not in blocked))
         policy = self._taps.policy.value
         self.policy.set(policy if HOST_POLICY in settled else both(policy, self._before.policy))
 
     def _now(self) -> Captured:
-        return Captured(self.mesh.value, self.policy.value, self.doors.value)
+        return Captured(self.mesh.value, self.policy.value, self.doors.value, self.unserved.value)
 
     def _look(self) -> Captured:
         try:
@@ -109,6 +123,7 @@ def encode(captured: Captured) -> dict[str, list[str]]:
     """JSON values: ``240.240.0.5 6379``, ``6379 strict`` and ``outbound 4``."""
     return {
         "mesh": sorted(f"{address.ip} {address.port}" for address in captured.mesh),
+        "unserved": sorted(f"{address.ip} {address.port}" for address in captured.unserved),
         "policy": sorted(f"{port} {mode.value}" for port, mode in captured.policy.plaintext.items()),
         "doors": sorted(f"{door.value} {version}" for door, version in captured.doors),
     }
@@ -120,6 +135,7 @@ def decode(data: dict[str, list[str]]) -> Captured:
         frozenset(_addresses(data.get("mesh", ()))),
         HostPolicy(dict(_modes(data.get("policy", ())))),
         frozenset(_doors(data.get("doors", ()))),
+        frozenset(_addresses(data.get("unserved", ()))),
     )
 
 

@@ -46,7 +46,10 @@ __all__ = [
 REFERENCE_TABLE = f"{TABLE}_reference"
 
 
-#: A gate that is open while the proxy hangs: what is redirected to it is refused instead of kept waiting.
+#: Of the proxy; the agent's other gate, ``resolver``, has nothing that could be refused.
+PROXY_GATE = "proxy"
+#: A gate that is open while the proxy hangs or is dead: what would be redirected to it is refused, neither kept waiting
+#: nor left to whoever takes its port.
 HUNG_GATE = "hung"
 
 
@@ -141,21 +144,34 @@ def _flipped(state: State, rules: Ruleset | None, lines: str) -> Plan:
 
 
 def process_died(state: State, gate: str, watch: Watch, now_at: float) -> Plan:
-    """A watched process ended: with policy open its gate opens, with closed the rules stay and callers are refused."""
-    state = state.without_watch(gate)
-    return bypass(state, gate, f"process {watch.pid} ended", now_at) if watch.opens else Plan(state)
+    """A watched process ended: what can go around it does if policy allows. Everything else is refused by rules: nobody
+    listens where it would be redirected to, or a stranger does."""
+    state, reason = state.without_watch(gate), f"process {watch.pid} ended"
+    refusing = bypass(state, HUNG_GATE, reason, now_at) if gate == PROXY_GATE else Plan(state)
+    around = bypass(refusing.state, gate, reason, now_at) if watch.opens else Plan(refusing.state)
+    return _both(refusing, around)
+
+
+def hangs(state: State, watch: Watch) -> bool:
+    """Whether this very process was found to hang by the guard before."""
+    known = state.bypasses.get(HUNG_GATE)
+    return known is not None and known.reason == _hangs(watch)
+
+
+def _hangs(watch: Watch) -> str:
+    return f"process {watch.pid} hangs"
 
 
 def hung(state: State, gate: str, watch: Watch, now_at: float) -> Plan:
     """A watched process answers no more: what can go around it does if policy allows, everything else is refused."""
-    reason = f"process {watch.pid} hangs"
+    reason = _hangs(watch)
     refusing = bypass(replace(state, hangs=state.hangs + 1), HUNG_GATE, reason, now_at)
     around = bypass(refusing.state, gate, reason, now_at) if watch.opens else Plan(refusing.state)
     return _both(refusing, around)
 
 
 def well(state: State, gate: str) -> Plan:
-    """It answers again, or is gone and another takes its place."""
+    """It answers again, or another has taken its place and can do its work."""
     refused = recapture(state, HUNG_GATE)
     return _both(refused, recapture(refused.state, gate))
 
@@ -194,16 +210,16 @@ def acknowledge(state: State) -> Plan:
     return Plan(replace(state, rolled_back=None), memory=Memory.FORGET) if state.rolled_back else Plan(state)
 
 
-def after_start(remembered: State, boot_id: str, remembered_boot: str, now: float, now_at: float) -> Plan:
+def after_start(remembered: State, boot_id: str, remembered_boot: str, now_at: float) -> Plan:
     """A guard starts and finds the file of another: an unconfirmed change of an earlier boot counts as rolled back.
 
-    Within one boot the timer goes on as if nothing had happened: ``deadline`` counts boot time.
+    Within one boot the timer goes on as if nothing had happened, also one that is over: ``deadline`` counts boot time,
+    and the rules that have to be undone may still be in the kernel.
     """
     trial = remembered.trial
-    if trial is None or (boot_id == remembered_boot and now < trial.deadline):
+    if trial is None or boot_id == remembered_boot:
         return Plan(remembered)
-    reason = "not confirmed in time" if boot_id == remembered_boot else "the host restarted before it was confirmed"
-    undone = RolledBack(now_at, reason, trial.note)
+    undone = RolledBack(now_at, "the host restarted before it was confirmed", trial.note)
     return Plan(replace(remembered, trial=None, rolled_back=undone), memory=Memory.WRITE)
 
 

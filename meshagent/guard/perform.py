@@ -55,12 +55,11 @@ class Guard:
         self._probe()
         remembered, boot = memory.load(self.rollback_file)
         if (found := self._left_behind()) is not None:
-            # a trial that is over is undone by its timer, with these rules in hand
             self.state = replace(found, trial=remembered.trial, rolled_back=remembered.rolled_back)
             say("going on where the guard before was killed", owned=found.owned)
             self.resume()
             return
-        plan = decide.after_start(remembered, memory.boot_id(), boot, boot_seconds(), time.time())
+        plan = decide.after_start(remembered, memory.boot_id(), boot, time.time())
         self.perform(plan)
         if plan.memory is Memory.WRITE:
             say("a change was not confirmed before the guard ended", reason=plan.state.rolled_back)
@@ -154,7 +153,8 @@ class Guard:
     def recapture(self, gate: str) -> None:
         """A process that doesn't answer stays bypassed, whoever believes it well."""
         if not self.watching.hangs(gate):
-            self.perform(decide.recapture(self.state, gate))
+            proxy = gate == decide.PROXY_GATE
+            self.perform(decide.well(self.state, gate) if proxy else decide.recapture(self.state, gate))
 
     def arm(self, seconds: float, back_to: Ruleset | None, note: dict[str, str]) -> float:
         """Start the dead-man; without ``back_to`` the way back is what is installed now. Returns the wall-clock end."""

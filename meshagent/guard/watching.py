@@ -52,7 +52,7 @@ class Watching:
             return False
         self.pidfds[gate] = opened
         if watch.port:
-            hung = decide.HUNG_GATE in guard.state.bypasses  # found by the guard before this one
+            hung = decide.hangs(guard.state, watch)
             self.asked_gate, self.pulse = gate, replace(pulses.begin(time.monotonic()), hung=hung)
         return True
 

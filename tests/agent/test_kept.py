@@ -77,9 +77,10 @@ def test_nothing_is_captured_for_a_stranger_who_holds_the_port_where_it_would_ar
     world.taps.addresses.set(frozenset({NEW}))
     world.kept.refresh()
     assert world.kept.mesh.value == {NEW}, "the other family goes on"
+    assert world.kept.unserved.value == {OLD}, "known, for a policy that lets nothing go direct"
     world.taken.set(())
     world.kept.refresh()
-    assert world.kept.mesh.value == {OLD, NEW}
+    assert world.kept.mesh.value == {OLD, NEW} and world.kept.unserved.value == frozenset()
 
 
 def test_a_port_that_was_strict_stays_strict_until_the_control_plane_says_otherwise(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from meshagent.guard.wire import RequestError
 TABLE = "table inet meshagent {\n\tchain a {\n\t}\n}\n"
 ANCHOR = "table inet meshagent_anchor {\n}\n"
 OPEN, CLOSE = "flush map inet meshagent g\n", "add element inet meshagent g { tcp : goto p }\n"
+REFUSE, ADMIT = (f"{verb} element inet meshagent h {{ tcp : goto n }}\n" for verb in ("add", "delete"))
 RULES = Ruleset(TABLE, ANCHOR, owner=True, digest="d1", gates={"proxy": Gate(OPEN, CLOSE)})
 KERNEL = Facts(owner_supported=True, anchor_present=False)
 ANCHORED = replace(KERNEL, anchor_present=True)
@@ -85,6 +86,18 @@ def test_a_dead_proxy_changes_nothing_with_policy_closed() -> None:
     assert plan.batch == "" and not plan.state.bypasses
 
 
+def test_what_a_dead_proxy_would_get_is_refused_under_either_policy() -> None:
+    """Nobody may listen in its place; what can go around it goes."""
+    rules = replace(RULES, gates={**RULES.gates, "hung": Gate(REFUSE, ADMIT)})
+    for opens, batch in ((True, REFUSE + OPEN), (False, REFUSE)):
+        state = installed(rules).with_watch("proxy", Watch(42, 1, opens=opens))
+        plan = decide.process_died(state, "proxy", state.watches["proxy"], 9.0)
+        assert plan.batch == batch and plan.state.bypasses["hung"].reason == "process 42 ended"
+        assert decide.well(plan.state, "proxy").state.bypasses == {}
+    resolver = installed(rules).with_watch("resolver", Watch(43, 1, opens=True))
+    assert "hung" not in decide.process_died(resolver, "resolver", resolver.watches["resolver"], 9.0).state.bypasses
+
+
 def test_opening_twice_keeps_the_first_time_and_closing_twice_is_harmless() -> None:
     once = decide.bypass(installed(), "proxy", "first", 1.0).state
     twice = decide.bypass(once, "proxy", "second", 2.0)
@@ -148,16 +161,10 @@ def test_after_a_roll_back_nothing_new_is_installed_until_somebody_takes_note() 
     assert decide.apply(noted.state, RULES, ANCHORED).batch
 
 
-@pytest.mark.parametrize(
-    ("boot", "now", "reason"),
-    [
-        ("b1", 50.0, ""),
-        ("b1", 150.0, "not confirmed in time"),
-        ("b2", 50.0, "the host restarted before it was confirmed"),
-    ],
-)
-def test_a_new_guard_takes_over_the_trial_of_the_one_before(boot: str, now: float, reason: str) -> None:
-    plan = decide.after_start(State(trial=TRIAL), boot, "b1", now, 9.0)
+@pytest.mark.parametrize(("boot", "reason"), [("b1", ""), ("b2", "the host restarted before it was confirmed")])
+def test_a_new_guard_takes_over_the_trial_of_the_one_before(boot: str, reason: str) -> None:
+    """Also one whose time is over: what it has to undo may still be in the kernel."""
+    plan = decide.after_start(State(trial=TRIAL), boot, "b1", 9.0)
     assert (plan.state.trial is None) is bool(reason)
     assert (plan.state.rolled_back.reason if plan.state.rolled_back else "") == reason
 

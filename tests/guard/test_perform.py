@@ -17,6 +17,7 @@ from meshagent.lab.program import Program
 from meshagent.lab.waiting import wait_until
 from meshagent.model.posture import Posture
 from tests.agent.capture.builders import decided, declared
+from tests.guard.callers import answering
 from tests.guard.conftest import CLOSED, RULES, TABLE, UNOWNED, Guarded
 
 pytestmark = pytest.mark.root
@@ -198,14 +199,14 @@ def test_a_dying_proxy_opens_the_gate_within_100_ms(guarded: Guarded) -> None:
     assert "goto captured" in guarded.nft("list", "map", "inet", "meshagent", "gate")
 
 
-def test_with_policy_closed_a_dying_proxy_changes_nothing(guarded: Guarded) -> None:
+def test_with_policy_closed_a_dying_proxy_opens_nothing(guarded: Guarded) -> None:
     guarded.client.apply(UNOWNED)
     proxy, started = sleeper(guarded)
     guarded.client.watch("proxy", proxy.pid, started, opens=False)
     proxy.kill()
 
     wait_until(lambda: not guarded.client.state()["watches"], 2)
-    assert guarded.client.state()["bypasses"] == {}
+    assert list(guarded.client.state()["bypasses"]) == ["hung"], "what would go to it is refused"
     assert "goto captured" in guarded.nft("list", "map", "inet", "meshagent", "gate")
 
 
@@ -317,8 +318,30 @@ def test_with_policy_closed_a_hung_proxy_means_refused(guarded: Guarded, proxy: 
     assert "goto captured" in guarded.nft("list", "map", "inet", "meshagent", "gate")
 
     proxy.kill()
-    wait_until(lambda: not guarded.client.state()["bypasses"], 5)
+    wait_until(lambda: "ended" in guarded.client.state()["bypasses"]["hung"]["reason"], 20)
     assert dial(guarded) == "ConnectionRefusedError", "nobody listens"
+
+
+@pytest.mark.parametrize("rules", [RULES, CLOSED], ids=["open", "closed"])
+def test_a_stranger_on_the_port_of_a_dead_proxy_gets_nothing(guarded: Guarded, rules: Ruleset) -> None:
+    """Also while nobody starts another proxy. One that works is handed connections again when the agent says so."""
+    guarded.client.apply(rules)
+    first, started = sleeper(guarded)
+    guarded.client.watch("proxy", first.pid, started, opens=bool(rules.owner))
+    answering(guarded.host, "127.0.0.1", 15001, "stranger")
+    first.kill()
+    wait_until(lambda: "hung" in guarded.client.state()["bypasses"], 20)
+    if not rules.owner:
+        assert dial(guarded) == "ConnectionRefusedError"
+    assert "goto refused" in guarded.nft("list", "map", "inet", "meshagent", "refusing")
+    assert guarded.client.verify() == "equal"
+
+    second, started = sleeper(guarded)
+    guarded.client.watch("proxy", second.pid, started, opens=bool(rules.owner))
+    assert "hung" in guarded.client.state()["bypasses"], "it is there, but does it listen?"
+    guarded.client.recapture("proxy")
+    assert guarded.client.state()["bypasses"] == {}
+    assert dial(guarded) == "connected"
 
 
 def test_another_process_in_the_place_of_the_hung_one_starts_clean(guarded: Guarded, proxy: Program) -> None:

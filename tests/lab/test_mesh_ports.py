@@ -140,6 +140,9 @@ def test_a_port_lost_while_agent_and_proxy_were_away_is_named_and_its_thief_is_n
     host.run(["kill", "-9", str(mesh.proxy_record(host)["data"]["handle"]["pid"])])
     wait_until(lambda: not holds(host, 15001), PATIENCE, "the proxy gone")
     thief = stranger(host, 4, "127.0.0.1", 15001)
+    for _ in range(5):
+        assert not is_served(host, where[4]), "nobody of ours is there, and the rules refuse"
+    assert not was_called(thief)
     mesh.start(host)
     wait_until(lambda: taken(mesh, host), PATIENCE, "the port told", 0.2)
     wait_until(lambda: is_served(host, where[6]), PATIENCE, "the other family")

@@ -18,7 +18,7 @@ from meshagent.model.marks import (
 )
 from meshagent.model.ports import BRIDGED, DNS, INBOUND, OUTBOUND, OWN_LOCAL_PORTS
 
-HUNG = "filled while the proxy hangs: refused at once instead of kept waiting"
+HUNG = "filled while the proxy is dead or hangs: refused at once, also if a stranger has its port"
 NOT_SYN = "tcp flags & (fin|syn|rst|ack) != syn"
 SYN = "tcp flags & (fin|syn|rst|ack) == syn"
 _PROXY_MARKS = f"{{ {CLIENT_SOURCE_MARK:#x}, {PROXY_MARK:#x} }}"
@@ -274,6 +274,13 @@ def virtual(intent: Intent) -> list[str]:
         if 6 in intent.all_families:
             entry.append(text.rule("meta nfproto ipv6 meta l4proto tcp", "goto refuse_ipv6", "capture.outbound: all"))
         refused = _refuse_ipv6(intent)
+    if not intent.fail_open and intent.mode is Mode.ACTIVE:
+        reason = "literal address of a service: the proxy has no port for it, and the policy is closed"
+        for version in (4,) if intent.ipv6 is Ipv6.LEAVE else (4, 6):
+            match = f"{FAMILY[version]} daddr . tcp dport @unserved{version}"
+            entry.append(text.rule(match, "goto refuse_unserved", reason))
+        end = text.rule("", "goto nowhere", "refused, never direct")
+        refused += _walk("refuse_unserved", intent, [], [end])
     rules = [
         text.rule("meta l4proto tcp", "reject with tcp reset", "refused at once instead of a timeout"),
         text.rule("", "reject with icmpx admin-prohibited", "refused at once: services are TCP only"),

@@ -56,6 +56,7 @@ class Inputs:
     services: Latest[tuple[DeclaredService, ...]] = field(default_factory=lambda: Latest(()))
     policy: Latest[HostPolicy] = field(default_factory=lambda: Latest(HostPolicy()))
     mesh: Latest[frozenset[MeshAddress]] = field(default_factory=lambda: Latest(frozenset()))
+    unserved: Latest[frozenset[MeshAddress]] = field(default_factory=lambda: Latest(frozenset()))
     capture_dns: Latest[bool] = field(default_factory=lambda: Latest(False))
     doors: Latest[frozenset[OpenDoor]] = field(default_factory=lambda: Latest(frozenset()))
     suspended: Latest[bool] = field(default_factory=lambda: Latest(False))
@@ -69,6 +70,7 @@ class Inputs:
             self.services,
             self.policy,
             self.mesh,
+            self.unserved,
             self.capture_dns,
             self.doors,
             self.suspended,
@@ -130,6 +132,7 @@ class CaptureController:
             services=inputs.services.value,
             policy=inputs.policy.value,
             mesh=inputs.mesh.value,
+            unserved=inputs.unserved.value,
             capture_dns=inputs.capture_dns.value,
             draining=self.status.value.active or self._draining,
             doors=inputs.doors.value,

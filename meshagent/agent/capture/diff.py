@@ -51,7 +51,10 @@ def step(before: Intent | None, after: Intent, installed: Ruleset | None = None)
 
 def _same_rules(before: Intent, after: Intent) -> bool:
     """True when only addresses differ; who was spared or refused is not in the rules either."""
-    bare = [replace(intent, virtual=(), claimed=(), spared=(), refused=(), waiting=()) for intent in (before, after)]
+    bare = [
+        replace(intent, virtual=(), claimed=(), unserved=(), spared=(), refused=(), waiting=())
+        for intent in (before, after)
+    ]
     return bare[0] == bare[1]
 
 

@@ -21,7 +21,7 @@ from meshagent.config.settings import (
     OutboundScope,
     RedirectMode,
 )
-from meshagent.model.address import IPAddress
+from meshagent.model.address import IPAddress, MeshAddress
 from meshagent.model.cgroup import Cgroup
 from meshagent.model.doors import Door
 from meshagent.model.errors import MeshagentError
@@ -47,13 +47,12 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     if mode is not Mode.ACTIVE:
         return bare
     ipv6 = _ipv6(wishes.config.ipv6, facts)
-    considered = sorted(
-        (a for a in wishes.mesh if a.ip.version == 4 or ipv6 is not Ipv6.LEAVE), key=lambda a: (a.ip.version, a)
-    )
+    considered = _considered(wishes.mesh, ipv6)
     refused = tuple(
         claim for address in considered if (claim := claims.refuse(address, facts, wishes.config.force_ports))
     )
     kept = [address for address in considered if address not in {claim.address for claim in refused}]
+    unserved = () if bare.fail_open else _unserved(wishes, facts, ipv6)
     counted, strict = _inbound(wishes, {item.port for item in spared})
     everything = _everything(wishes, ipv6)
     bridged, arriving = _bridged(wishes, ipv6), _arriving(wishes, facts, ipv6)
@@ -62,6 +61,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         proxy_uid=facts.proxy_uid,
         virtual=tuple(address for address in kept if address.virtual),
         claimed=tuple(address for address in kept if not address.virtual),
+        unserved=unserved,
         nameservers=_nameservers(facts, ipv6) if wishes.capture_dns else (),
         counted_ports=counted,
         strict_ports=strict,
@@ -88,6 +88,17 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
 
 
 # --- parts of the decision -------------------------------------------------------------------------------------------
+
+
+def _considered(addresses: frozenset[MeshAddress], ipv6: Ipv6) -> list[MeshAddress]:
+    usable = (address for address in addresses if address.ip.version == 4 or ipv6 is not Ipv6.LEAVE)
+    return sorted(usable, key=lambda address: (address.ip.version, address))
+
+
+def _unserved(wishes: Wishes, facts: HostFacts, ipv6: Ipv6) -> tuple[MeshAddress, ...]:
+    """Literals that must not go direct though they can't be captured; virtual addresses have no direct way anyway."""
+    found = (address for address in _considered(wishes.unserved - wishes.mesh, ipv6) if not address.virtual)
+    return tuple(address for address in found if not claims.refuse(address, facts, wishes.config.force_ports))
 
 
 def _mode(wishes: Wishes) -> Mode:

@@ -106,7 +106,7 @@ def _hung(intent: Intent, *, refused: bool) -> str:
     return text
 
 
-_HUNG = "the proxy hangs: refused at once instead of kept waiting"
+_HUNG = "the proxy is dead or hangs: refused at once, also if a stranger has its port"
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,6 +217,10 @@ def filtering(intent: Intent, version: int) -> str:
         never = _never(intent, 6) if intent.all_families else ()
         end = rule("", jump("nowhere"), "capture.ipv6 is refuse")
         chains["refuse_ipv6"] = [*_ours(intent), direct, *_excluded(intent, 6), *never, end]
+    if _of(intent.unserved, version):
+        direct = rule(_LOCAL, "-j RETURN", "own addresses are direct, before any claim")
+        end = rule("", jump("nowhere"), "refused, never direct")
+        chains["refuse_unserved"] = [*_ours(intent), direct, *_excluded(intent, version), end]
     if intent.counted_ports or intent.strict_ports:
         what = "new connections from other hosts: mesh peers come by port 15008 and reach the application over lo"
         chains["input"].append(rule(f"! -i lo {SYN} {_LOCAL}", jump("inbound"), what))
@@ -239,6 +243,9 @@ def _left_over(intent: Intent, version: int) -> Iterable[str]:
         return
     reason = "a virtual address that was not captured: port not declared, or not TCP"
     yield rule(f"-d {VIRTUAL4 if version == 4 else VIRTUAL6}", jump("nowhere"), reason)
+    for pair in _of(intent.unserved, version):
+        match = f"{host(pair.ip, version)} {SYN.replace('--tcp-flags', f'--dport {pair.port} --tcp-flags')}"
+        yield rule(match, jump("refuse_unserved"), "literal address; no port of the proxy, and the policy is closed")
     if version == 6 and intent.ipv6 is Ipv6.REFUSE and intent.mode is Mode.ACTIVE:
         for pair in _of(intent.claimed, 6):
             match = f"{host(pair.ip, 6)} {SYN.replace('--tcp-flags', f'--dport {pair.port} --tcp-flags')}"

@@ -99,8 +99,10 @@ def addresses(intent: Intent) -> dict[str, tuple[MeshAddress, ...]]:
     if intent.mode is not Mode.ACTIVE:
         return {}
     (virtual4, virtual6), (claimed4, claimed6) = _by_version(intent.virtual), _by_version(intent.claimed)
-    sets = {"virtual4": virtual4, "claimed4": claimed4}
-    return sets if intent.ipv6 is Ipv6.LEAVE else sets | {"virtual6": virtual6, "claimed6": claimed6}
+    four, six = {"virtual4": virtual4, "claimed4": claimed4}, {"virtual6": virtual6, "claimed6": claimed6}
+    if not intent.fail_open:
+        four["unserved4"], six["unserved6"] = _by_version(intent.unserved)
+    return four if intent.ipv6 is Ipv6.LEAVE else four | six
 
 
 def _by_version(pairs: tuple[MeshAddress, ...]) -> tuple[tuple[MeshAddress, ...], tuple[MeshAddress, ...]]:

@@ -72,6 +72,7 @@ class HostFacts:
 class Wishes:
     """What operator and mesh want. ``mesh`` holds exactly the pairs the proxy has listeners for.
 
+    ``unserved``: those that it knows, but whose family has no port of its own where captured connections could arrive.
     ``capture_dns``: queries to the nameservers of resolv.conf go to the agent's resolver. ``draining``: capture was on
     in this boot, so connections through the proxy may still be open. ``doors`` are those the proxy really has; None:
     nobody knows yet (a plan before enrolling), so all are taken to be there.
@@ -82,6 +83,7 @@ class Wishes:
     services: tuple[DeclaredService, ...] = ()
     policy: HostPolicy = field(default_factory=HostPolicy)
     mesh: frozenset[MeshAddress] = frozenset()
+    unserved: frozenset[MeshAddress] = frozenset()
     capture_dns: bool = False
     draining: bool = False
     doors: frozenset[OpenDoor] | None = None
@@ -112,7 +114,8 @@ class Intent:
     """Everything the renderers need. Addresses and ports are sorted, so equal intents render to equal text.
 
     ``counted_ports`` and ``strict_ports`` are ports processes listen on; ``nameservers`` is empty where DNS isn't
-    captured; ``fail_open``: literals go direct while the proxy is dead. ``all_families``: IP versions of which every
+    captured; ``fail_open``: literals go direct while the proxy is dead; else they are refused, and so are ``unserved``
+    ones, for which the proxy has no port. ``all_families``: IP versions of which every
     connection is captured, except to ``direct`` networks and ``direct_ports``. ``inbound_families``: those of which
     what comes in for a listening process passes the proxy, except to ``inbound_direct_ports``, by ``inbound_mode``
     (TPROXY or REDIRECT). ``bridges`` are captured over ``bridged_families``. With ``only_units``, nothing but
@@ -123,6 +126,7 @@ class Intent:
     proxy_uid: int
     virtual: tuple[MeshAddress, ...] = ()
     claimed: tuple[MeshAddress, ...] = ()
+    unserved: tuple[MeshAddress, ...] = ()
     nameservers: tuple[IPAddress, ...] = ()
     counted_ports: tuple[int, ...] = ()
     strict_ports: tuple[int, ...] = ()
@@ -159,6 +163,8 @@ def _sentences(intent: Intent) -> Iterable[str]:
     if intent.mode is not Mode.ACTIVE:
         return
     yield f"new connections to {len(intent.virtual)} virtual and {len(intent.claimed)} claimed addresses"
+    if intent.unserved:
+        yield f"those to {len(intent.unserved)} more are refused: the proxy has no port for them"
     if intent.all_families:
         versions = " and ".join(f"IPv{version}" for version in intent.all_families)
         yield f"all other new TCP connections that leave this host over {versions}"
@@ -186,7 +192,7 @@ def _require_renderable(intent: Intent) -> None:
         raise UsageError("bad-port", "a declared port is not a number from 1 to 65535")
     if not all(_is_range(ports) for ports in _ranges(intent)):
         raise UsageError("bad-port", "an excluded port is not a number from 1 to 65535")
-    for pair in (*intent.virtual, *intent.claimed):
+    for pair in (*intent.virtual, *intent.claimed, *intent.unserved):
         if not (_is_address(pair.ip) and _is_port(pair.port)):
             raise UsageError("bad-address", f"{str(pair)[:100]!r} is not an address and port")
     if not all(_is_address(address) for address in intent.nameservers):

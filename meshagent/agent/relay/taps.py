@@ -34,12 +34,13 @@ class Taps:
     """The values, as ``Latest``; they keep their last content when something can't be read.
 
     ``gate``: the port on loopback where captured connections arrive. Without a listener there, whoever else holds the
-    port would get them, so addresses of a family count only while its gate is in use.
+    port would get them, so addresses of a family count only while its gate is in use; the others are ``unserved``.
     """
 
     def __init__(self, gate: int = GATE) -> None:
         self.names: Latest[NameTable] = Latest(NameTable(known=False))
         self.addresses: Latest[frozenset[MeshAddress]] = Latest(frozenset())
+        self.unserved: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self._gate = gate
         self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
@@ -64,8 +65,10 @@ class Taps:
         found = [what for _, what in self._listeners.values()]
         doors = frozenset(door for what in found if isinstance(what, frozenset) for door in what)
         self.doors.set(doors)
-        served = (what for what in found if isinstance(what, MeshAddress))
-        self.addresses.set(frozenset(what for what in served if (Door.OUTBOUND, what.ip.version) in doors))
+        every = frozenset(what for what in found if isinstance(what, MeshAddress))
+        served = frozenset(what for what in every if (Door.OUTBOUND, what.ip.version) in doors)
+        self.unserved.set(every - served)
+        self.addresses.set(served)
 
     def _read(self, body: bytes) -> MeshAddress | frozenset[OpenDoor] | None:
         """The mesh address that a listener serves, or the doors that it is."""

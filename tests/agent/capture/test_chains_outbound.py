@@ -11,7 +11,7 @@ from ipaddress import ip_network
 import pytest
 
 from meshagent.agent.capture import verify
-from meshagent.config.settings import CaptureConfig, Exclude, Ipv6Mode, PortRange
+from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, PortRange
 from meshagent.model.marks import AGENT_MARK, PROXY_MARK
 from meshagent.model.posture import Posture
 from tests.agent.capture.stand import OTHER_UID, PROXY_UID, SO_MARK, Stand, mesh
@@ -190,6 +190,32 @@ def test_with_policy_closed_nothing_goes_around_a_dead_proxy_not_even_when_it_wa
     stand.guard.bypass("proxy", "test")
     with pytest.raises(ConnectionRefusedError):
         stand.dial(target, 3306)
+
+
+@pytest.mark.parametrize("policy", [FailurePolicy.OPEN, FailurePolicy.CLOSED])
+def test_a_literal_for_which_the_proxy_has_no_port_goes_direct_or_nowhere_by_policy(
+    stand: Stand, policy: FailurePolicy
+) -> None:
+    """A stranger stands on the port where it would arrive; he gets nothing either way."""
+    thief = stand.proxy()
+    stand.serve(stand.peer, 3306, "machine")
+    stand.serve(stand.peer, 3307, "machine")
+    target = stand.own(stand.peer)
+    config = CaptureConfig(on_proxy_failure=policy, exclude=Exclude(uids=(OTHER_UID,)))
+    with stand.open(target, 3306) as before:
+        stand.capture(Posture.OUTBOUND, unserved=frozenset({mesh(target, 3306)}), config=config)
+        assert before.says(), "what is open stays open"
+    assert stand.dial(target, 3307).startswith("machine "), "never another port"
+    assert stand.dial_as(OTHER_UID, target, 3306).startswith("machine "), "never who is excluded"
+    assert stand.dial_as(PROXY_UID, target, 3306).startswith("machine "), "never the proxy"
+    if policy is FailurePolicy.OPEN:
+        assert stand.dial(target, 3306).startswith("machine ")
+    else:
+        with pytest.raises(ConnectionRefusedError):
+            stand.dial(target, 3306)
+    assert thief.accepted == 0
+    stand.capture(Posture.OUTBOUND, mesh(target, 3306), config=config)
+    assert stand.dial(target, 3306).startswith("proxy "), "the port was taken back"
 
 
 def test_excluded_users_ports_and_networks_go_direct(stand: Stand) -> None:
