@@ -1,5 +1,6 @@
 """Units of systemd that run parts of this product, where a package installed them."""
 
+import os
 from pathlib import Path
 
 from meshagent.machine import facts, process
@@ -17,4 +18,6 @@ def managed(unit: str, root: Path) -> bool:
 def start(unit: str, *, enable: bool = False) -> None:
     """Returns when it is ready. Blocks. Raises ``ProgramError`` with systemd's words when it doesn't start."""
     verbs = ["enable", "--now"] if enable else ["start"]
-    process.run(["systemctl", *verbs, unit], timeout=_START_SECONDS)
+    # Our own supervisor's socket is not for this child: its messages would only be refused and logged.
+    environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    process.run(["systemctl", *verbs, unit], timeout=_START_SECONDS, env=environment)

@@ -18,8 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from meshagent.lab import Host, Lab, netns, wait_until
+from meshagent.lab.waiting import patience
 from meshagent.machine import process
 from meshagent.machine.process import Argv
 from tests.conftest import envoy_binary
@@ -96,6 +98,10 @@ class BootedHost(Host):
         nsenter = ["nsenter", f"--target={self.namespaces.holder}", *spaces, f"--wdns={cwd}", "--"]
         return [*nsenter, *as_user, *(os.fspath(word) for word in argv)]
 
+    def run(self, argv: Argv, *, timeout: float = 20.0, **options: Any) -> subprocess.CompletedProcess[str]:
+        """A whole operating system shares this machine with its tests, so a deadline only tells a hang."""
+        return super().run(argv, timeout=timeout * patience(), **options)
+
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """What a login has: the program finds everything where a package put it."""
         return {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **(more or {})}
@@ -147,7 +153,7 @@ class BootedHost(Host):
         """As an administrator does: every unit is stopped in order."""
         self.run(["systemctl", "reboot"], check=False)
         assert self.nspawn is not None
-        self.nspawn.wait(90)
+        self.nspawn.wait(90 * patience())
         self.power_off()
         self.boot()
 

@@ -100,7 +100,7 @@ def test_a_guard_that_is_killed_comes_back_as_its_unit_however_often(mesh: Mesh,
             wait_until(lambda pid=pid: host.main_pid(GUARD) not in (0, pid), 15, "another guard")  # type: ignore[misc]
         wait_until(lambda: reaches(mesh, host), 15, "capture")
         busy.goes_on()
-    assert host.systemctl("is-active", GUARD) == "active"
+    wait_until(lambda: host.systemctl("is-active", GUARD, check=False) == "active", 20, "the unit")
     assert f"{GUARD}.service" in group(host, host.main_pid(GUARD))
 
 
