@@ -306,18 +306,21 @@ def _remove(directory: Path) -> None:
     """
     with suppress(FileNotFoundError):  # closed twice, or by the run that made it
         remove_segments(directory)
-    for _ in range(_ROUNDS):
-        if not directory.exists():
-            return
-        for path in directory.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != _STATE:
-                path.unlink(missing_ok=True)
-        if {path.name for path in directory.iterdir()} <= {_STATE}:
-            shutil.rmtree(directory, ignore_errors=True)
-        else:
-            time.sleep(0.05)
+    with suppress(FileNotFoundError):  # two that start at the same time sweep the same one: whoever is later is done
+        for _ in range(_ROUNDS):
+            _empty(directory)
+            if {path.name for path in directory.iterdir()} <= {_STATE}:
+                shutil.rmtree(directory, ignore_errors=True)
+            else:
+                time.sleep(0.05)
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _STATE:
+            path.unlink(missing_ok=True)
 
 
 def _abandoned(directory: Path, kept: bool) -> bool:
