@@ -64,10 +64,9 @@ def test_a_host_whose_own_clock_jumps_by_a_day_says_so_and_cuts_nobody(mesh: Mes
             assert f"{side} the hub's" in told["text"]
             busy.goes_on(100)
             assert mesh.redis(web, "cache") == "PONG"
-            status = mesh.status(web)
-            assert [c["code"] for c in status["conditions"]] == ["clock-skew"]
-            assert status["control_plane"]["connected"] and status["control_plane"]["config_age"] == 0
-            assert status["capture"]["in_sync"] and status["capture"]["active"]
+            wait_until(lambda: mesh.conditions(web) == ["clock-skew"], 30, "nothing else to complain about", 0.1)
+            wait_until(lambda: mesh.is_ready(web), 30, "web ready all the while", 0.1)
+            assert mesh.status(web)["control_plane"]["config_age"] < 60, "not a day"
             assert web.meshagent_json("certs")["serial"] == before
             assert web.meshagent_json("proxy", "show")["parent"]["connections"] == 1
         finally:

@@ -47,8 +47,8 @@ def test_services_are_added_removed_and_stopped_while_everything_runs(mesh: Mesh
     assert took(lambda: wait_until(lambda: not mesh.resolve(web, "spare.default.mesh.internal"), 8)) < 5 * patience()
 
     # The firewall is told, with the line that lets peers in, and goes by itself.
-    (told,) = wait_until(lambda: mesh.status(cache)["conditions"], 60, "the condition", 0.1)
-    assert told["code"] == "firewall-blocks" and "nft insert rule ip6 theirs" in told["text"]
+    wait_until(lambda: "firewall-blocks" in mesh.conditions(cache), 60, "the condition", 0.1)
+    assert "let peers in with: nft insert rule ip6 theirs" in cache.meshagent("status").stdout
     cache.run(["nft", "delete", "table", "ip6", "theirs"])
 
     # The process stops: out of the endpoints; it comes back: in again.
