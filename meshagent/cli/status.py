@@ -135,9 +135,10 @@ def _proxy_line(proxy: dict[str, Any]) -> str:
     if not proxy["pid"]:
         return "not running"
     ready = "ready" if proxy["ready"] else "starting"
-    return (
+    line = (
         f"Envoy {proxy['version']}, {ready}, pid {proxy['pid']}, epoch {proxy['epoch']}, {proxy['restarts']} restarts"
     )
+    return f"{line}, hung {proxy['hangs']} times" if proxy.get("hangs") else line
 
 
 def left(rfc3339: str) -> str:

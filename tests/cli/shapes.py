@@ -48,7 +48,7 @@ STATUS = {
         "suspended_since": (Time, NONE),
         "around_proxy": int,
     },
-    "proxy": {"pid": (int, NONE), "version": TEXT, "ready": FLAG, "epoch": int, "restarts": int},
+    "proxy": {"pid": (int, NONE), "version": TEXT, "ready": FLAG, "epoch": int, "restarts": int, "hangs": int},
     "services": [{"name": TEXT, "host": TEXT, "port": int, "protocol": TEXT, "healthy": FLAG, "reason": TEXT}],
     "plaintext_callers": [
         {"service": TEXT, "address": TEXT, "count": int, "refused": bool, "last_seen": (Time, NONE)},

@@ -75,6 +75,7 @@ def test_with_policy_open_claimed_addresses_go_direct_and_virtual_ones_are_refus
     mesh.agents["web"].send_signal(signal.SIGCONT)
     wait_until(lambda: mesh.status(web)["capture"]["bypassed_since"] is None, 10)
     assert mesh.status(web)["capture"]["around_proxy"] >= 1
+    assert mesh.status(web)["proxy"]["hangs"] == 1
 
 
 def test_with_policy_closed_they_are_refused_and_not_a_packet_leaves(mesh: Mesh) -> None:

@@ -28,7 +28,7 @@ class CaptureStatus:
 
     ``active``: something is captured now. ``in_sync``: the kernel holds what the last decision wants.
     ``bypassed_since``: new connections go around a dead proxy since then. ``rolled_back``: why the last change was
-    undone, until it is acknowledged.
+    undone, until it is acknowledged. ``hangs``: how often the guard has found the proxy to hang.
     """
 
     active: bool = False
@@ -44,6 +44,7 @@ class CaptureStatus:
     bypassed_since: float | None = None
     rolled_back: str | None = None
     restored: Restored | None = None
+    hangs: int = 0
     error: str = ""
 
 
@@ -69,6 +70,7 @@ def with_state(status: CaptureStatus, state: Mapping[str, Any]) -> CaptureStatus
         owned=state["owned"],
         restored=Restored(state["heals"], **state["last_heal"]) if state["last_heal"] else None,
         bypassed_since=bypass["since_at"] if bypass else None,
+        hangs=state["hangs"],
         pending_confirm_until=pending["until_at"] if pending else None,
         rolled_back=undone["reason"] if undone else None,
     )

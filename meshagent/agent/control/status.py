@@ -63,6 +63,7 @@ def build_status(known: Known) -> dict[str, Any]:
             "ready": known.proxy.ready,
             "epoch": known.proxy.epoch,
             "restarts": known.proxy.restarts,
+            "hangs": known.capture.hangs,
         },
         "services": [_service(service, known) for service in known.services],
         "plaintext_callers": list(_callers(known)),

@@ -7,7 +7,7 @@ from tests.agent.capture.builders import decided, declared
 
 
 def state(**changes: object) -> dict[str, object]:
-    quiet = {"digest": "", "owned": True, "heals": 0, "last_heal": None, "bypasses": {}}
+    quiet = {"digest": "", "owned": True, "heals": 0, "last_heal": None, "bypasses": {}, "hangs": 0}
     return quiet | {"pending": None, "rolled_back": None} | changes
 
 
@@ -27,6 +27,7 @@ def test_observe_is_not_active() -> None:
 def test_the_guards_account_is_shown() -> None:
     account = state(
         heals=2,
+        hangs=3,
         last_heal={"at": 7.0, "pid": 42, "name": "ufw", "what": "table removed"},
         bypasses={"proxy": {"since_at": 5.0, "reason": "x"}, "resolver": {"since_at": 1.0, "reason": "y"}},
         pending={"until_at": 9.0, "note": {}},
@@ -35,4 +36,5 @@ def test_the_guards_account_is_shown() -> None:
     status = with_state(describe(decided(Posture.OUTBOUND), state(), ""), account)
     assert (status.bypassed_since, status.pending_confirm_until) == (5.0, 9.0)
     assert status.restored == Restored(2, 7.0, 42, "ufw", "table removed")
+    assert status.hangs == 3
     assert status.rolled_back == "not confirmed in time"
