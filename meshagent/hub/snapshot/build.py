@@ -161,14 +161,12 @@ def _told(view: HostView) -> tuple[object, ...]:
 
 def _changes(known: Mapping[str, BuiltService], state: MeshState) -> Iterable[Change]:
     """Services that are new, different or gone; the new ones built."""
-    seen = set()
-    for service in state.services:
-        seen.add(service.host)
-        old = known.get(service.host)
-        if old is None or (old.service is not service and old.service != service):
+    olds = [(known.get(service.host), service) for service in state.services]
+    for old, service in [pair for pair in olds if pair[0] is None or pair[0].service is not pair[1]]:
+        if old is None or old.service != service:
             new = BuiltService(service, service_resources(service, state.trust_domain))
             yield Change(service.host, old, new)
-    for host in known.keys() - seen:
+    for host in known.keys() - {service.host for service in state.services}:
         yield Change(host, known[host], None)
 
 
