@@ -156,7 +156,10 @@ class Ledger:
     def served(self) -> Mapping[str, Entry]:
         """What Envoy should have now. The same object until something changed."""
         if self._served is None:
-            pairs = ((name, slot.served) for name, slot in self._slots.items())
+            pairs = [  # nearly all are as offered: a call for each of a thousand is most of what a change costs here
+                (name, slot.served if slot.reason or slot.held_back or slot.lost else slot.offered)
+                for name, slot in self._slots.items()
+            ]
             self._served = {name: entry for name, entry in pairs if entry is not None}
         return self._served
 
