@@ -1,8 +1,10 @@
 """Every fault: how it is injected and healed, and what it may cost whoever uses the mesh."""
 
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -159,6 +161,27 @@ def cache_damaged(stage: Stage) -> str:
     return host.name
 
 
+def database_locked(stage: Stage) -> str:
+    """Somebody else has the hub's database open and writes, until the hub has told of it."""
+    hub = stage.mesh.hub
+    with contextlib.closing(sqlite3.connect(hub.root / "var/lib/meshagent-hub/hub.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        wait_until(lambda: "store-locked" in _tried(hub), 60, "a hub that tells of it", 0.3)
+        other.execute("ROLLBACK")
+    wait_until(lambda: "store-locked" not in _conditions(hub), 60, "a hub that is well again", 0.3)
+    return "hub"
+
+
+def _tried(hub: Host) -> list[str]:
+    """What the hub complains about after it was asked to write something."""
+    hub.meshagent("hub", "token", "create", "--service-account", "nobody", check=False)
+    return _conditions(hub)
+
+
+def _conditions(hub: Host) -> list[str]:
+    return [condition["code"] for condition in hub.meshagent_json("hub", "status", check=False)["conditions"]]
+
+
 def clock_jumped(stage: Stage) -> str:
     """The hub lives an hour ahead for a while."""
     stage.mesh.hub_program.kill()
@@ -203,6 +226,7 @@ FAULTS = (
     Fault("disk full", disk_full),
     Fault("cache damaged", cache_damaged),
     Fault("the hub's clock an hour ahead", clock_jumped),
+    Fault("hub database locked", database_locked),
     Fault("all rules flushed", rules_flushed),
     Fault("link of a server down for 2 s", link_down, 30.0),
 )
