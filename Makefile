@@ -12,8 +12,8 @@ demo: ## a whole mesh on this machine, told and checked; then everything is remo
 test: ## every test (ARGS="-k capture"): static checks, unit tests and tests in network namespaces
 	@env=$$(packaging/dev/setup test); eval "$$env"; tests/run $(ARGS)
 
-test-long: ## minutes, not seconds: long durations and cold builds
-	@env=$$(packaging/dev/setup long); eval "$$env"; MESHAGENT_TEST_LONG=1 python -m pytest -m long $(ARGS)
+test-long: ## minutes, not seconds: long durations, other kernels, cold builds; each part is told (ARGS="-k capture")
+	@env=$$(packaging/dev/setup long); eval "$$env"; tests/run-long $(ARGS)
 
 bench: ## what it costs: writes the table in docs/performance.md (ARGS="--quick" to see that it runs)
 	@env=$$(packaging/dev/setup bench); eval "$$env"; python -m tests.bench $(ARGS)
