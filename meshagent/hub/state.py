@@ -17,6 +17,9 @@ from meshagent.model.service import ServiceProtocol
 
 Labels = tuple[tuple[str, str], ...]
 
+#: Istio's label on workloads that take mutual TLS of the mesh on the service's own port (a sidecar stands before them).
+MUTUAL_TLS_LABEL = ("security.istio.io/tlsMode", "istio")
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class MeshPort:
@@ -52,6 +55,11 @@ class MeshEndpoint:
     locality: str = ""
     labels: Labels = ()
     stale: bool = False
+
+    @property
+    def own_port_mtls(self) -> bool:
+        """True where mutual TLS is spoken on the port of the process itself."""
+        return bool(self.spiffe_id) and MUTUAL_TLS_LABEL in self.labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Envoy's default limit of 1,024 connections, which a database's clients may well 
 """
 
 from collections.abc import Iterable
+from enum import Enum, auto
 
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -23,7 +24,7 @@ from meshagent.hub.snapshot import naming
 from meshagent.hub.snapshot.http2 import client_options
 from meshagent.hub.snapshot.http_manager import title_case
 from meshagent.hub.snapshot.messages import ads, mark_option, packed, seconds, socket_address
-from meshagent.hub.snapshot.tls import client_socket
+from meshagent.hub.snapshot.tls import client_socket, sidecar_client_socket
 from meshagent.hub.snapshot.view import Inbound, Target
 from meshagent.hub.state import MeshPort, MeshService
 from meshagent.model.marks import CLIENT_SOURCE_MARK, PROXY_MARK
@@ -61,24 +62,45 @@ def passthrough() -> Cluster:
     )
 
 
-def inbound_passthrough() -> Cluster:
-    """To the process here that was dialled, from the caller's own address."""
+def inbound_passthrough(protocol: ServiceProtocol = ServiceProtocol.TCP) -> Cluster:
+    """To the process here that was dialled, from the caller's own address; one for each way of speaking."""
     cluster = passthrough()
-    cluster.name = naming.INBOUND_PASSTHROUGH
+    cluster.name = naming.inbound_passthrough(protocol)
     cluster.connect_timeout.CopyFrom(seconds(CONNECT_TIMEOUT))
     cluster.upstream_bind_config.CopyFrom(_bind(Target(None, None)))
+    if protocol.is_http:
+        _speak_as_application(cluster, protocol)
     return cluster
 
 
 # client side
 
 
-def tunnelled(service: MeshService) -> bool:
-    """True when the service is reached through its hosts' proxies (HBONE), False for plain TCP to the endpoints.
+class Way(Enum):
+    """How a service's endpoints are reached."""
 
-    Without any endpoint a mesh service counts as tunnelled: nothing goes out in plain text by accident.
+    PLAIN = auto()  #: as they are
+    TUNNEL = auto()  #: through their hosts' proxies (HBONE, port 15008)
+    SIDECAR = auto()  #: mutual TLS on the service's own port, as Istio's sidecars do
+
+
+def way(service: MeshService) -> Way:
+    """One way for all endpoints of a service: what opens a tunnel is the listener, before an endpoint is chosen.
+
+    Sidecars know no tunnel, so a service with one of them is called on its own port where all its endpoints say that
+    they take mutual TLS there; else by tunnel, and the sidecars are left out. Without any endpoint a mesh service
+    counts as tunnelled: nothing goes out in plain text by accident.
     """
-    return service.mtls and (not service.endpoints or any(e.spiffe_id for e in service.endpoints))
+    known = [endpoint for endpoint in service.endpoints if endpoint.spiffe_id]
+    if not service.mtls or (service.endpoints and not known):
+        return Way.PLAIN
+    sidecars = any(endpoint.own_port_mtls and not endpoint.host_name for endpoint in known)
+    return Way.SIDECAR if sidecars and all(endpoint.own_port_mtls for endpoint in known) else Way.TUNNEL
+
+
+def tunnelled(service: MeshService) -> bool:
+    """True when the service is reached through its hosts' proxies."""
+    return way(service) is Way.TUNNEL
 
 
 def outbound(service: MeshService, port: MeshPort, trust_domain: str) -> Cluster:
@@ -93,8 +115,12 @@ def outbound(service: MeshService, port: MeshPort, trust_domain: str) -> Cluster
         circuit_breakers=_without_limits(),
         outlier_detection=_outliers(port.protocol),
     )
-    if tunnelled(service):
-        accounts = service.service_accounts or tuple(e.spiffe_id for e in service.endpoints if e.spiffe_id)
+    accounts = service.service_accounts or tuple(e.spiffe_id for e in service.endpoints if e.spiffe_id)
+    chosen = way(service)
+    if chosen is Way.SIDECAR:
+        sni = naming.sni(service.host, port.number)
+        cluster.transport_socket.CopyFrom(sidecar_client_socket(accounts, trust_domain, sni, port.protocol))
+    if chosen is Way.TUNNEL:
         cluster.transport_socket.CopyFrom(client_socket(accounts, trust_domain))
         _speak(cluster, http2=client_options())
     elif port.protocol.is_http:

@@ -14,7 +14,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from meshagent.hub.snapshot import naming
-from meshagent.hub.snapshot.clusters import tunnelled
+from meshagent.hub.snapshot.clusters import Way, way
 from meshagent.hub.snapshot.messages import socket_address
 from meshagent.hub.state import MeshEndpoint, MeshPort, MeshService
 from meshagent.model.address import IPAddress
@@ -27,8 +27,9 @@ ACTIVE_STANDBY = frozenset((ServiceProtocol.MYSQL, ServiceProtocol.POSTGRES, Ser
 
 def load_assignment(service: MeshService, port: MeshPort) -> ClusterLoadAssignment:
     """The endpoint set of one port, under its cluster's name."""
-    through_proxy = tunnelled(service)
-    usable = [e for e in service.endpoints_of(port.number) if e.addresses and (e.spiffe_id or not through_proxy)]
+    chosen = way(service)
+    through_proxy = chosen is Way.TUNNEL
+    usable = [e for e in service.endpoints_of(port.number) if e.addresses and _reachable(e, chosen)]
     ranked = sorted(ranks(usable, port.protocol), key=lambda pair: (pair[0], pair[1].locality))
     groups = groupby(ranked, key=lambda pair: (pair[0], pair[1].locality))
     return ClusterLoadAssignment(
@@ -42,6 +43,13 @@ def load_assignment(service: MeshService, port: MeshPort) -> ClusterLoadAssignme
             for (rank, locality), members in groups
         ],
     )
+
+
+def _reachable(endpoint: MeshEndpoint, chosen: Way) -> bool:
+    """Nobody is called in a way that it doesn't answer: in plain text, or by a tunnel where a sidecar stands."""
+    if chosen is Way.TUNNEL:
+        return bool(endpoint.spiffe_id) and bool(endpoint.host_name or not endpoint.own_port_mtls)
+    return chosen is Way.PLAIN or endpoint.own_port_mtls
 
 
 def ranks(endpoints: Iterable[MeshEndpoint], protocol: ServiceProtocol) -> list[tuple[int, MeshEndpoint]]:

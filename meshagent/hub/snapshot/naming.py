@@ -4,9 +4,10 @@ They are part of the wire between hub and agent: the agent reads the mesh's addr
 """
 
 from meshagent.model.address import IPAddress
-from meshagent.model.doors import PASSTHROUGH_CLUSTER
+from meshagent.model.doors import BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER
+from meshagent.model.service import ServiceProtocol
 
-BLACK_HOLE = "BlackHoleCluster"
+BLACK_HOLE = BLACK_HOLE_CLUSTER
 PASSTHROUGH = PASSTHROUGH_CLUSTER
 INBOUND_PASSTHROUGH = "InboundPassthroughCluster"
 VIRTUAL_OUTBOUND = "virtualOutbound"
@@ -30,6 +31,18 @@ def outbound(host: str, port: int) -> str:
 def inbound(host: str, port: int, variant: str = "") -> str:
     """The cluster that leads to the process behind a service's port. ``variant`` tells two ways to it apart."""
     return f"inbound|{port}|{variant}|{host}"
+
+
+def inbound_passthrough(protocol: ServiceProtocol) -> str:
+    """The cluster that leads to the very address that was dialled, for what is spoken to it."""
+    if not protocol.is_http:
+        return INBOUND_PASSTHROUGH
+    return f"{INBOUND_PASSTHROUGH}{'Http' if protocol is ServiceProtocol.HTTP else 'Http2'}"
+
+
+def sni(host: str, port: int) -> str:
+    """The server name by which a sidecar's client says which service it wants (Istio's form, without a subset)."""
+    return f"outbound_.{port}_._.{host}"
 
 
 def listener(ip: IPAddress, port: int) -> str:
