@@ -182,6 +182,7 @@ class Agent:
                 self.names_served,
                 self.taken,
                 self.relay.taps.doors,
+                self.kept.policy,
             )
         )
         self.reports = Reports(self.tracker, self.session.state, self.hub_clock, self.announcer.result)
@@ -242,7 +243,7 @@ class Agent:
 
     def _wire_capture(self, config: AgentConfig) -> None:
         derived = self.derived
-        self.asked = Asked(derived.capture_config, self.here.facts, self.guard)
+        self.asked = Asked(derived.capture_config, self.kept.policy, self.here.facts, self.guard)
         message: Latest[Announcement] = Latest(Announcement())
         self.capture = CaptureController(
             Inputs(
@@ -254,6 +255,7 @@ class Agent:
                 mesh=self.kept.mesh,
                 unserved=self.kept.unserved,
                 doors=self.kept.doors,
+                ports=self.kept.ports,
                 capture_dns=derived.capture_dns,
                 suspended=self.suspension.suspended,
                 too_old=self.heard.too_old,

@@ -1,11 +1,13 @@
 """Facts about this host that only some settings ask for: the groups of units they name, what this kernel can match.
 
-Nothing is read, watched or tried while ``agent.yaml`` names no unit and redirects nothing that comes in.
+Nothing is read, watched or tried while ``agent.yaml`` names no unit and nothing that comes in is to be redirected.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -16,7 +18,8 @@ from meshagent.guard.state import Ruleset
 from meshagent.machine import cgroups
 from meshagent.model.errors import MeshagentError
 from meshagent.model.marks import TABLE
-from meshagent.runtime.latest import Latest
+from meshagent.model.policy import HostPolicy
+from meshagent.runtime.latest import Latest, any_newer
 
 log = structlog.get_logger()
 
@@ -28,10 +31,12 @@ _CGROUP = 'type filter hook output priority 0; socket cgroupv2 level {level} "{p
 
 
 class Asked:
-    """Keeps ``cgroups``, ``cgroup_usable`` and ``tproxy_usable`` of ``facts`` right for ``config``."""
+    """Keeps ``cgroups``, ``cgroup_usable`` and ``tproxy_usable`` of ``facts`` right for ``config`` and ``policy``."""
 
-    def __init__(self, config: Latest[CaptureConfig], facts: Latest[HostFacts], guard: GuardClient) -> None:
-        self._config, self._facts, self._guard = config, facts, guard
+    def __init__(
+        self, config: Latest[CaptureConfig], policy: Latest[HostPolicy], facts: Latest[HostFacts], guard: GuardClient
+    ) -> None:
+        self._config, self._policy, self._facts, self._guard = config, policy, facts, guard
         self._tried: dict[str, bool] = {}
 
     async def start(self) -> None:
@@ -40,19 +45,20 @@ class Asked:
 
     async def run(self) -> None:
         """Follow until cancelled."""
+        sources = (self._config, self._policy)
         while True:
-            version = self._config.version
+            versions = [source.version for source in sources]
             if not units(self._config.value):
                 await self._look()
-                await self._config.newer(version)
+                await any_newer(sources, versions)
                 continue
             with contextlib.closing(cgroups.Watch()) as watch:
-                while self._config.version == version:
+                while [source.version for source in sources] == versions:
                     await self._look()
-                    await self._next(watch, version)
+                    await self._next(watch, any_newer(sources, versions))
 
-    async def _next(self, watch: cgroups.Watch, version: int) -> None:
-        waits = [asyncio.ensure_future(watch.changed()), asyncio.ensure_future(self._config.newer(version))]
+    async def _next(self, watch: cgroups.Watch, newer: Coroutine[Any, Any, object]) -> None:
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(watch.changed()), asyncio.ensure_future(newer)]
         try:
             await asyncio.wait(waits, timeout=_RECHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -67,7 +73,7 @@ class Asked:
         if found:
             rule = _CGROUP.format(level=found[0].level, path=found[0].path)
             changes["cgroup_usable"] = await self._can("cgroups", rule)
-        if config.inbound is InboundScope.ALL:
+        if config.inbound is InboundScope.ALL or self._policy.value.redirect:
             changes["tproxy_usable"] = await self._can("tproxy", _TPROXY)
         self._facts.set(replace(self._facts.value, **changes))  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ from meshagent.agent.services.announce import HostFacts as HostDescription
 from meshagent.config.settings import AgentConfig, CaptureConfig, DnsMode, Ipv6Mode
 from meshagent.model.doors import ON_REQUEST, Door, OpenDoor
 from meshagent.model.names import NameTable
+from meshagent.model.policy import HostPolicy
 from meshagent.model.ports import HBONE
 from meshagent.model.posture import Posture
 from meshagent.model.service import ServiceHealth
@@ -42,11 +43,13 @@ class Sources:
     names_served: Latest[bool]
     taken: Latest[tuple[Taken, ...]]
     doors: Latest[frozenset[OpenDoor]]
+    policy: Latest[HostPolicy]
 
     def all(self) -> tuple[Latest[Any], ...]:
         here = self.here
         followed = (self.config, here.conf, here.addresses, here.facts)
-        return (*followed, self.names, self.health, self.proxy, self.capture, self.names_served, self.taken, self.doors)
+        proxy = (self.proxy, self.doors, self.policy)
+        return (*followed, self.names, self.health, *proxy, self.capture, self.names_served, self.taken)
 
 
 class Derived:
@@ -137,4 +140,5 @@ class Derived:
     def _doors(self, config: AgentConfig) -> frozenset[Door]:
         """Those asked for, and those the proxy has: taking a listener away would close its connections."""
         there = {door for door, _ in self._known.doors.value} & ON_REQUEST
-        return wanted_doors(config.capture, self.posture.value, self._known.here.facts.value) | there
+        facts, policy = self._known.here.facts.value, self._known.policy.value
+        return wanted_doors(config.capture, self.posture.value, facts, policy) | there

@@ -10,7 +10,9 @@ that was not captured before, and nothing at all of a family whose port for capt
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -19,9 +21,9 @@ from meshagent.agent.relay.taps import Taps
 from meshagent.guard.client import GuardClient
 from meshagent.machine import state
 from meshagent.model.address import MeshAddress, parse_ip
-from meshagent.model.doors import Door, OpenDoor
+from meshagent.model.doors import PORT_DOORS, Door, OpenDoor, PortDoor
 from meshagent.model.errors import MeshagentError
-from meshagent.model.policy import HostPolicy
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.posture import PlaintextMode, stricter
 from meshagent.protocol.types import HOST_POLICY, LDS
 from meshagent.runtime.latest import Latest, any_newer
@@ -37,10 +39,11 @@ class Captured:
     policy: HostPolicy = field(default_factory=HostPolicy)
     doors: frozenset[OpenDoor] = frozenset()
     unserved: frozenset[MeshAddress] = frozenset()
+    ports: frozenset[PortDoor] = frozenset()
 
 
 class Kept:
-    """``mesh``, ``unserved``, ``policy`` and ``doors`` are what capture follows.
+    """``mesh``, ``unserved``, ``policy``, ``doors`` and ``ports`` are what capture follows.
 
     ``settled``: types on which the hub has spoken.
     """
@@ -57,6 +60,7 @@ class Kept:
         self.unserved: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
+        self.ports: Latest[frozenset[PortDoor]] = Latest(frozenset())
         self._path, self._guard, self._taps, self._settled, self.taken = path, guard, taps, settled, taken
         self._before = Captured()
 
@@ -67,14 +71,9 @@ class Kept:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        followed = (
-            self._taps.addresses,
-            self._taps.unserved,
-            self._taps.policy,
-            self._taps.doors,
-            self._settled,
-            self.taken,
-        )
+        taps = self._taps
+        listened = (taps.addresses, taps.unserved, taps.doors, taps.ports)
+        followed = (*listened, taps.policy, self._settled, self.taken)
         while True:
             versions = [value.version for value in followed]
             self.refresh()
@@ -91,11 +90,14 @@ class Kept:
         self.unserved.set((mesh | self._taps.unserved.value | before.unserved) - served)
         self.mesh.set(served)
         self.doors.set(frozenset(door for door in doors if door[1] not in blocked))
+        ports = _newest(self._taps.ports.value, before.ports)
+        self.ports.set(frozenset(port for port in ports if port.family not in blocked))
         policy = self._taps.policy.value
         self.policy.set(policy if HOST_POLICY in settled else both(policy, self._before.policy))
 
     def _now(self) -> Captured:
-        return Captured(self.mesh.value, self.policy.value, self.doors.value, self.unserved.value)
+        doors, unserved = self.doors.value, self.unserved.value
+        return Captured(self.mesh.value, self.policy.value, doors, unserved, self.ports.value)
 
     def _look(self) -> Captured:
         try:
@@ -111,20 +113,32 @@ class Kept:
             log.warning("what is captured could not be written down", code=error.code, error=error.message)
 
 
+def _newest(now: frozenset[PortDoor], before: frozenset[PortDoor]) -> frozenset[PortDoor]:
+    """What the proxy has, and for ports of which nothing is known yet what it had."""
+    known = {(each.door, each.family, each.port) for each in now}
+    return now | {each for each in before if (each.door, each.family, each.port) not in known}
+
+
 def both(one: HostPolicy, other: HostPolicy) -> HostPolicy:
-    """Where two opinions on a port differ, the stricter."""
+    """Where two opinions on a port differ, the stricter; and every redirect of either."""
     merged = dict(other.plaintext)
     for port, mode in one.plaintext.items():
         merged[port] = stricter(mode, merged.get(port, mode))
-    return HostPolicy(merged)
+    return HostPolicy(merged, {**other.redirect, **one.redirect})
 
 
 def encode(captured: Captured) -> dict[str, list[str]]:
-    """JSON values: ``240.240.0.5 6379``, ``6379 strict`` and ``outbound 4``."""
+    """JSON values: ``240.240.0.5 6379``, ``6379 strict``, ``6379 mutual-tls``, ``outbound 4`` and
+    ``ports-tproxy 4 6379 plain`` (or ``closed``)."""
     return {
         "mesh": sorted(f"{address.ip} {address.port}" for address in captured.mesh),
         "unserved": sorted(f"{address.ip} {address.port}" for address in captured.unserved),
         "policy": sorted(f"{port} {mode.value}" for port, mode in captured.policy.plaintext.items()),
+        "redirect": sorted(f"{port} {reason.value}" for port, reason in captured.policy.redirect.items()),
+        "ports": sorted(
+            f"{each.door.value} {each.family} {each.port} {'plain' if each.plain else 'closed'}"
+            for each in captured.ports
+        ),
         "doors": sorted(f"{door.value} {version}" for door, version in captured.doors),
     }
 
@@ -133,9 +147,13 @@ def decode(data: dict[str, list[str]]) -> Captured:
     """The inverse; what can't be read is left out."""
     return Captured(
         frozenset(_addresses(data.get("mesh", ()))),
-        HostPolicy(dict(_modes(data.get("policy", ())))),
+        HostPolicy(
+            dict(_numbered(data.get("policy", ()), PlaintextMode)),
+            dict(_numbered(data.get("redirect", ()), RedirectReason)),
+        ),
         frozenset(_doors(data.get("doors", ()))),
         frozenset(_addresses(data.get("unserved", ()))),
+        frozenset(_ports(data.get("ports", ()))),
     )
 
 
@@ -147,12 +165,23 @@ def _addresses(lines: Iterable[str]) -> Iterable[MeshAddress]:
             yield MeshAddress(ip, int(port))
 
 
-def _modes(lines: Iterable[str]) -> Iterable[tuple[int, PlaintextMode]]:
-    known = {mode.value: mode for mode in PlaintextMode}
+_Value = TypeVar("_Value", bound=StrEnum)
+
+
+def _numbered(lines: Iterable[str], kind: type[_Value]) -> Iterable[tuple[int, _Value]]:
+    known = {value.value: value for value in kind}
     for line in lines:
-        port, _, mode = str(line).partition(" ")
-        if port.isascii() and port.isdigit() and mode in known:
-            yield int(port), known[mode]
+        port, _, text = str(line).partition(" ")
+        if port.isascii() and port.isdigit() and text in known:
+            yield int(port), known[text]
+
+
+def _ports(lines: Iterable[str]) -> Iterable[PortDoor]:
+    doors = {door.value: door for door in PORT_DOORS}
+    for line in lines:
+        door, family, port, rest = (*str(line).split(" "), "", "", "")[:4]
+        if door in doors and family in ("4", "6") and port.isascii() and port.isdigit() and rest in ("plain", "closed"):
+            yield PortDoor(doors[door], int(family), int(port), rest == "plain")
 
 
 def _doors(lines: Iterable[str]) -> Iterable[OpenDoor]:

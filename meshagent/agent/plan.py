@@ -37,10 +37,10 @@ from meshagent.machine import facts as machine_facts
 from meshagent.machine.sockets import Connection, Listener
 from meshagent.model.address import HostPort, IPAddress, MeshAddress, parse_ip
 from meshagent.model.paths import Paths
-from meshagent.model.policy import HostPolicy
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.ports import HBONE
 from meshagent.model.posture import PlaintextMode, Posture
-from meshagent.model.service import DeclaredService
+from meshagent.model.service import DeclaredService, ServiceProtocol
 
 #: CAP_NET_ADMIN (capabilities(7)): with it the proxy speaks from its callers' addresses.
 _NET_ADMIN = 12
@@ -185,11 +185,12 @@ def _wishes(
 ) -> Wishes:
     mesh = frozenset(MeshAddress(ip, port) for text, port in live.get("mesh", ()) if (ip := parse_ip(text)))
     policy = {int(port): PlaintextMode(mode) for port, mode in live.get("policy", {}).items()}
+    redirect = {int(port): RedirectReason(reason) for port, reason in live.get("redirect", {}).items()}
     return Wishes(
         posture=posture,
         config=replace(config.capture),
         services=services,
-        policy=HostPolicy(policy),
+        policy=HostPolicy(policy, redirect),
         mesh=mesh,
         capture_dns=capture_dns,
     )
@@ -200,9 +201,14 @@ def _wishes(
 
 def _captured(intent: Intent, services: tuple[DeclaredService, ...]) -> Iterable[dict[str, Any]]:
     names = {service.target_port: service.name for service in services}
-    for port in intent.counted_ports:
+    redirected = {each.port for each in intent.redirected}
+    for each in intent.redirected:
+        plain = "plain text goes on to the process" if each.plain else "everything else is closed"
+        reason = f"{names[each.port]}: redirected to the proxy, {each.reason.text}; {plain}"
+        yield {"port": each.port, "reason": reason}
+    for port in sorted({*intent.counted_ports} - redirected):
         yield {"port": port, "reason": f"{names[port]}: plain-text callers are counted and let in"}
-    for port in intent.strict_ports:
+    for port in sorted({*intent.strict_ports} - redirected):
         yield {"port": port, "reason": f"{names[port]}: plain-text callers are refused"}
 
 
@@ -265,8 +271,18 @@ def _warnings(intent: Intent, services: tuple[DeclaredService, ...], listening: 
         only_loopback = all(x.ip.is_loopback for x in listening if x.port == service.target_port)
         if owners and only_loopback:
             yield f"{service.name}: listens on loopback only: it sees mesh callers as this host, not by their address"
+        if any(each.plain and each.port == service.target_port for each in intent.redirected):
+            yield from _waits_for_first_byte(service)
     for claim in intent.refused:
         yield f"claim on {claim.address.ip} port {claim.address.port} is refused: {claim.reason}"
+
+
+def _waits_for_first_byte(service: DeclaredService) -> Iterable[str]:
+    """Plain text and TLS on one port can't be told apart before a client has spoken (3 s: hub/snapshot/doors.py)."""
+    whose = {ServiceProtocol.MYSQL: "its server speaks first", ServiceProtocol.TCP: "if its server speaks first"}
+    if why := whose.get(service.protocol):
+        wait = f"{why}, plain-text callers of port {service.target_port} wait 3 s for each new connection"
+        yield f"{service.name}: {wait} (the proxy waits for their first bytes); PeerAuthentication STRICT refuses them"
 
 
 def _switched_off(paths: Paths) -> Iterable[str]:

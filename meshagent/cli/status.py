@@ -88,6 +88,7 @@ def _draw(answer: dict[str, Any]) -> None:
             ("identity", f"{identity['spiffe_id']}  good for {left(identity['not_after'])}"),
             ("control plane", f"{plane['kind']} {plane['address']}  {_connected(plane)}"),
             ("capture", _capture_line(capture)),
+            *(("redirected", f"port {r['port']}: {r['text']}") for r in capture["redirected"]),
             ("spared", ", ".join(f"{s['port']} ({s['reason']})" for s in capture["spared"]) or "nothing"),
             ("proxy", f"{_proxy_line(proxy)}"),
         ]

@@ -11,6 +11,7 @@ from meshagent.agent.capture.values import HostFacts
 from meshagent.config.settings import CaptureConfig, Exclude, InboundScope
 from meshagent.guard.client import GuardClient
 from meshagent.lab import Lab
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.runtime.latest import Latest
 from tests.agent.capture.stand import start_guard
 from tests.fakes.eventually import eventually
@@ -30,7 +31,7 @@ class Host:
 
     def __init__(self, path: Path, config: CaptureConfig) -> None:
         self.config, self.facts = Latest(config), Latest(HostFacts(proxy_uid=61001))
-        self.asked = Asked(self.config, self.facts, GuardClient(path / "no-guard.sock"))
+        self.asked = Asked(self.config, Latest(HostPolicy()), self.facts, GuardClient(path / "no-guard.sock"))
 
     @property
     def running(self) -> set[str]:
@@ -71,10 +72,14 @@ def test_the_kernel_is_asked_through_the_guard_and_its_answer_counts(made: Units
 
     async def story(guard: GuardClient) -> None:
         facts = Latest(HostFacts(proxy_uid=61001, cgroup_usable=False, tproxy_usable=False))
-        asked = Asked(Latest(config), facts, guard)
+        asked = Asked(Latest(config), Latest(HostPolicy()), facts, guard)
         await asked.start()
         assert facts.value.cgroup_usable and facts.value.tproxy_usable
         assert guard.state()["installed"] is False, "asking changes nothing"
+        mesh: Latest[HostPolicy] = Latest(HostPolicy(redirect={3306: RedirectReason.MUTUAL_TLS}))
+        facts.set(HostFacts(proxy_uid=61001, tproxy_usable=False))
+        await Asked(Latest(CaptureConfig()), mesh, facts, guard).start()
+        assert facts.value.tproxy_usable, "asked because the mesh wants a port redirected"
         assert not await asked._can("nonsense", "type filter hook output priority 0; tcp dport 99999 counter")
 
     with Lab() as lab:

@@ -1,6 +1,7 @@
 """What an agent that starts takes over of the rules it finds, and when it lets go of it."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from meshagent.agent.relay.taps import Taps
 from meshagent.guard.client import GuardClient, GuardUnreachableError
 from meshagent.machine import state
 from meshagent.model.address import MeshAddress, parse_ip
-from meshagent.model.doors import Door
-from meshagent.model.policy import HostPolicy
+from meshagent.model.doors import Door, PortDoor
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.posture import PlaintextMode
 from meshagent.protocol.types import HOST_POLICY, LDS
 from meshagent.runtime.latest import Latest
 from tests.fakes.eventually import eventually
 
+MUTUAL_TLS = RedirectReason.MUTUAL_TLS
+CLOSED = PortDoor(Door.PORTS_TPROXY, 4, 80, plain=False)
 STRICT, PERMISSIVE = PlaintextMode.STRICT, PlaintextMode.PERMISSIVE
 
 
@@ -108,7 +111,8 @@ def test_what_is_captured_is_written_down_for_the_next_agent(tmp_path: Path) -> 
         world = World(tmp_path)
         running = asyncio.create_task(world.kept.run())
         world.taps.addresses.set(frozenset({OLD, NEW}))
-        world.taps.policy.set(HostPolicy({80: STRICT}))
+        world.taps.policy.set(HostPolicy({80: STRICT}, {80: MUTUAL_TLS}))
+        world.taps.ports.set(frozenset({CLOSED}))
         world.taps.doors.set(frozenset({(Door.PASSTHROUGH, 6)}))
         await eventually(lambda: decode(state.read_state(world.path).data or {}).doors)
         running.cancel()
@@ -116,7 +120,12 @@ def test_what_is_captured_is_written_down_for_the_next_agent(tmp_path: Path) -> 
         await later.kept.start()
         assert later.kept.mesh.value == {OLD, NEW}
         assert later.kept.policy.value.plaintext == {80: STRICT}
+        assert later.kept.policy.value.redirect == {80: MUTUAL_TLS}
         assert later.kept.doors.value == {(Door.PASSTHROUGH, 6)}
+        assert later.kept.ports.value == {CLOSED}
+        later.taps.ports.set(frozenset({replace(CLOSED, plain=True)}))
+        later.kept.refresh()
+        assert later.kept.ports.value == {replace(CLOSED, plain=True)}, "what the proxy has now counts"
         later.settled.set(frozenset({LDS}))
         later.kept.refresh()
         assert later.kept.doors.value == frozenset()
@@ -127,6 +136,9 @@ def test_what_is_captured_is_written_down_for_the_next_agent(tmp_path: Path) -> 
 def test_lines_that_cannot_be_read_are_left_out_alone() -> None:
     found = decode({"mesh": ["240.240.0.1 6379", "x 1", "10.0.0.1 0", "10.0.0.1", ""], "policy": ["80 strict", "81 x"]})
     assert found == Captured(frozenset({OLD}), HostPolicy({80: STRICT}))
+    odd = ["ports-tproxy 4 80 closed", "ports-tproxy 5 80 closed", "outbound 4 80 plain", "ports-tproxy 4 80", "x", ""]
+    assert decode({"ports": odd}).ports == {CLOSED}
+    assert decode({"redirect": ["80 mutual-tls", "81 x"]}).policy.redirect == {80: MUTUAL_TLS}
     assert decode({"doors": ["outbound 4", "outbound 5", "x 4", ""]}).doors == {(Door.OUTBOUND, 4)}
 
 
@@ -135,3 +147,4 @@ def test_of_two_opinions_the_stricter_counts() -> None:
         1: STRICT,
         2: STRICT,
     }
+    assert both(HostPolicy({}, {1: MUTUAL_TLS}), HostPolicy()).redirect == {1: MUTUAL_TLS}

@@ -39,6 +39,7 @@ STATUS = {
         "in_sync": FLAG,
         "ports": [int],
         "strict_ports": [int],
+        "redirected": [{"port": int, "reason": TEXT, "text": TEXT, "plain": FLAG}],
         "spared": SPARED,
         "refused": [dict],
         "pending_confirm_until": (Time, NONE),

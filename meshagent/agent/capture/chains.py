@@ -118,7 +118,7 @@ def own_ports(intent: Intent) -> list[str]:
 
 def _redirected_from_outside(intent: Intent) -> list[int]:
     """Ports of ours to which something from outside is redirected."""
-    inbound = intent.inbound_families and intent.inbound_mode is RedirectMode.REDIRECT
+    inbound = intent.arriving_families and intent.inbound_mode is RedirectMode.REDIRECT
     return [*([BRIDGED] if intent.bridged_families else []), *([INBOUND] if inbound else [])]
 
 

@@ -1,6 +1,8 @@
 """The chains for what comes in: who calls in plain text, and what passes the proxy on its way to a process. Pure.
 
-Peers of the mesh need none of this: they come by HBONE and reach the application over lo.
+Peers of ours need none of this: they come by HBONE and reach the application over lo. Redirected ports are for peers
+that speak mutual TLS on the service's own port; from a SYN the kernel can't tell them from callers in plain text, so
+there the proxy does, and the kernel counts or refuses only what doesn't get to it.
 """
 
 from meshagent.agent.capture import text
@@ -14,7 +16,7 @@ LOOPBACK = {4: "127.0.0.1", 6: "[::1]"}
 
 def inbound(intent: Intent) -> list[str]:
     """Mesh peers come by HBONE and reach the application over lo; what comes from outside on these ports is plain."""
-    entry, port = [], _dialled(intent)
+    entry, port = _handed_over(intent), _dialled(intent)
     for name, target, reason in (
         ("counted_ports", "plain_text", "plain text on a declared port: counted, left alone"),
         ("strict_ports", "refuse_plain_text", "plain text on a port that requires mutual TLS"),
@@ -32,6 +34,31 @@ def inbound(intent: Intent) -> list[str]:
     return blocks
 
 
+def _handed_over(intent: Intent) -> list[str]:
+    """Redirected ports, where the packet is the proxy's by now: with TPROXY its socket is the proxy's transparent one
+    (a dead proxy has none), with REDIRECT it is on the way to the proxy's port."""
+    redirect = intent.inbound_mode is RedirectMode.REDIRECT
+    sign, port = (f"tcp dport {INBOUND} ", "ct original proto-dst") if redirect else ("", "tcp dport")
+    owner = "" if redirect else " socket transparent 1"
+    return [
+        text.rule(
+            f"iif != lo meta nfproto ipv{version} {SYN} {sign}{port} @redirected{version}{owner}",
+            "return",
+            "the proxy has it, which tells mutual TLS from plain text",
+        )
+        for version in redirected_ports(intent)
+    ]
+
+
+def redirected_ports(intent: Intent) -> dict[int, tuple[int, ...]]:
+    """IP version -> ports that are redirected because the mesh says so."""
+    found = {
+        version: tuple(each.port for each in intent.redirected if version in each.families)
+        for version in intent.arriving_families
+    }
+    return {version: ports for version, ports in found.items() if ports}
+
+
 def _count(name: str, port: str) -> list[str]:
     tcp = "" if port == "tcp dport" else "meta l4proto tcp"  # which ports conntrack's are
     return [
@@ -42,24 +69,24 @@ def _count(name: str, port: str) -> list[str]:
 
 def _dialled(intent: Intent) -> str:
     """The port that the caller wanted; after a REDIRECT only conntrack knows."""
-    redirected = intent.inbound_families and intent.inbound_mode is RedirectMode.REDIRECT
+    redirected = intent.arriving_families and intent.inbound_mode is RedirectMode.REDIRECT
     return "ct original proto-dst" if redirected else "tcp dport"
 
 
 def arriving(intent: Intent) -> list[str]:
     """Behind everybody's DNAT (priority dstnat + 1): a published port of a container is not local any more there, so
     it is left alone. ``socket`` finds who would get the packet: nobody listening means nothing to redirect."""
-    if not intent.inbound_families:
+    if not intent.arriving_families:
         return []
     redirect = intent.inbound_mode is RedirectMode.REDIRECT
     hook = "nat hook prerouting priority -99" if redirect else "filter hook prerouting priority -99"
     entry = [
         text.rule(
-            f"iif != lo meta nfproto ipv{version} {SYN} fib daddr type local",
+            f"iif != lo meta nfproto ipv{version} {SYN} {_chosen(intent, version)}fib daddr type local",
             "goto arriving_new",
             "a new connection from outside to an address of this host",
         )
-        for version in intent.inbound_families
+        for version in intent.arriving_families
     ]
     gate = text.rule(
         "socket transparent 0", "meta l4proto vmap @inbound_gate", "somebody listens; flips with the proxy"
@@ -74,6 +101,11 @@ def arriving(intent: Intent) -> list[str]:
     ]
 
 
+def _chosen(intent: Intent, version: int) -> str:
+    """Everything that was asked for in agent.yaml, else the ports that the mesh names."""
+    return "" if version in intent.inbound_families else f"tcp dport @redirected{version} "
+
+
 def _never_arriving(intent: Intent) -> list[str]:
     exclude = intent.exclude
     ports = ", ".join(map(str, text.merged(intent.inbound_direct_ports)))
@@ -81,7 +113,7 @@ def _never_arriving(intent: Intent) -> list[str]:
         (f"tcp dport {{ {ports} }}", "never redirected: sshd, this session, the mesh's own ports, excluded ones"),
         *(
             (f"{FAMILY[version]} saddr {{ {', '.join(found)} }}", "networks excluded in agent.yaml")
-            for version in intent.inbound_families
+            for version in intent.arriving_families
             if (found := text.outermost(exclude.cidrs, version))
         ),
     ]
@@ -102,7 +134,7 @@ def _to_inbound(intent: Intent, redirect: bool) -> list[str]:
             f"tproxy {FAMILY[version]} to {LOOPBACK[version]}:{INBOUND} accept",
             "to the proxy",
         )
-        for version in intent.inbound_families
+        for version in intent.arriving_families
     ]
     if not intent.fail_open:
         rules.append(text.rule("", "reject with tcp reset", "there is no proxy, and the failure policy is closed"))

@@ -27,7 +27,7 @@ from meshagent.guard.state import NFT, Ruleset
 from meshagent.machine import netlink
 from meshagent.model.address import MeshAddress
 from meshagent.model.condition import ConditionSink
-from meshagent.model.doors import OpenDoor
+from meshagent.model.doors import OpenDoor, PortDoor
 from meshagent.model.errors import MeshagentError
 from meshagent.model.policy import HostPolicy
 from meshagent.model.posture import Posture
@@ -59,6 +59,7 @@ class Inputs:
     unserved: Latest[frozenset[MeshAddress]] = field(default_factory=lambda: Latest(frozenset()))
     capture_dns: Latest[bool] = field(default_factory=lambda: Latest(False))
     doors: Latest[frozenset[OpenDoor]] = field(default_factory=lambda: Latest(frozenset()))
+    ports: Latest[frozenset[PortDoor]] = field(default_factory=lambda: Latest(frozenset()))
     suspended: Latest[bool] = field(default_factory=lambda: Latest(False))
     too_old: Latest[bool] = field(default_factory=lambda: Latest(False))
 
@@ -73,6 +74,7 @@ class Inputs:
             self.unserved,
             self.capture_dns,
             self.doors,
+            self.ports,
             self.suspended,
             self.too_old,
         )
@@ -136,6 +138,7 @@ class CaptureController:
             capture_dns=inputs.capture_dns.value,
             draining=self.status.value.active or self._draining,
             doors=inputs.doors.value,
+            ports=inputs.ports.value,
         )
         intent = intents.decide(wishes, inputs.facts.value)
         if inputs.too_old.value and intent.fail_open:

@@ -6,12 +6,12 @@ is decided here, once, for every backend: the host's own addresses, the hub, res
 sshd and the session that types.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from ipaddress import IPv6Address
 
 from meshagent.agent.capture import claims, never
 from meshagent.agent.capture.backend import choose, tproxy
-from meshagent.agent.capture.values import HostFacts, Intent, Ipv6, Mode, Spared, Wishes
+from meshagent.agent.capture.values import HostFacts, Intent, Ipv6, Mode, Redirected, Spared, Wishes
 from meshagent.config.settings import (
     Backend,
     CaptureConfig,
@@ -25,10 +25,14 @@ from meshagent.model.address import IPAddress, MeshAddress
 from meshagent.model.cgroup import Cgroup
 from meshagent.model.doors import Door
 from meshagent.model.errors import MeshagentError
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.ports import HBONE, METRICS, OWN_LOCAL_PORTS
 from meshagent.model.posture import PlaintextMode, Posture, stricter
 
 __all__ = ["HostFacts", "Intent", "Wishes", "decide"]
+
+
+NO_POLICY = HostPolicy()
 
 
 def decide(wishes: Wishes, facts: HostFacts) -> Intent:
@@ -56,6 +60,9 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     counted, strict = _inbound(wishes, {item.port for item in spared})
     everything = _everything(wishes, ipv6)
     bridged, arriving = _bridged(wishes, ipv6), _arriving(wishes, facts, ipv6)
+    asked = _asked(wishes, {*counted, *strict})
+    redirected = _redirected(wishes, facts, ipv6, asked, strict) if backend is Backend.NFT else ()
+    any_arriving = bool(arriving or redirected)
     return Intent(
         mode=mode,
         proxy_uid=facts.proxy_uid,
@@ -73,8 +80,9 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         direct=never.networks(facts) if everything else (),
         direct_ports=never.ports(facts, wishes.config.force_ports) if everything else (),
         inbound_families=arriving,
-        inbound_mode=_redirect_mode(wishes.config, facts) if arriving else RedirectMode.TPROXY,
-        inbound_direct_ports=never.inbound_ports(facts, wishes.config) if arriving else (),
+        inbound_mode=_redirect_mode(wishes.config, facts) if any_arriving else RedirectMode.TPROXY,
+        inbound_direct_ports=never.inbound_ports(facts, wishes.config) if any_arriving else (),
+        redirected=redirected,
         bridges=tuple(sorted(set(wishes.config.bridges))) if bridged else (),
         bridged_families=bridged,
         only_units=bool(wishes.config.units),
@@ -82,7 +90,11 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         exclude_units=_running(wishes.config.exclude.units, facts),
         spared=spared,
         refused=refused,
-        waiting=(*_waiting(wishes, everything, bridged, arriving), *_waiting_units(wishes.config, facts)),
+        waiting=(
+            *_waiting(wishes, everything, bridged, arriving),
+            *_waiting_ports(asked.keys() - {each.port for each in redirected}, backend),
+            *_waiting_units(wishes.config, facts),
+        ),
         backend=backend,
     )
 
@@ -143,29 +155,58 @@ def _arriving(wishes: Wishes, facts: HostFacts, ipv6: Ipv6) -> tuple[int, ...]:
     return tuple(v for v in _captured_families(ipv6) if wishes.has(door, v))
 
 
+def _asked(wishes: Wishes, declared: set[int]) -> dict[int, RedirectReason]:
+    """Declared ports that the mesh wants redirected; those that are spared are not among ``declared``."""
+    return {port: reason for port, reason in sorted(wishes.policy.redirect.items()) if port in declared}
+
+
+def _redirected(
+    wishes: Wishes, facts: HostFacts, ipv6: Ipv6, asked: Mapping[int, RedirectReason], strict: tuple[int, ...]
+) -> tuple[Redirected, ...]:
+    """Those at which the proxy does what is wanted. A listener that passes plain text on is not enough for a strict
+    port: until there is a stricter one the kernel refuses as it does elsewhere."""
+    door, families, found = _port_door(wishes.config, facts), _captured_families(ipv6), []
+    for port, reason in asked.items():
+        closed = port in strict
+        there = {each for each in wishes.ports or () if (each.door, each.port) == (door, port)}
+        usable = [each for each in there if each.family in families and not (closed and each.plain)]
+        known = tuple(sorted(each.family for each in usable)) if wishes.ports is not None else families
+        if known:
+            found.append(Redirected(port, reason, known, plain=not closed and all(each.plain for each in usable)))
+    return tuple(found)
+
+
 def _captured_families(ipv6: Ipv6) -> tuple[int, ...]:
     return (4, 6) if ipv6 is Ipv6.CAPTURE else (4,)
 
 
 def _redirect_mode(config: CaptureConfig, facts: HostFacts) -> RedirectMode:
     """TPROXY where it can be: host firewalls then still see the port that was dialled."""
-    if config.mode is RedirectMode.AUTO:
-        return RedirectMode.TPROXY if tproxy(config, facts) else RedirectMode.REDIRECT
-    return config.mode
+    usable = tproxy(config, facts) and config.mode is not RedirectMode.REDIRECT
+    return RedirectMode.TPROXY if usable else RedirectMode.REDIRECT
 
 
 def _inbound_door(config: CaptureConfig, facts: HostFacts) -> Door:
-    tproxy = _redirect_mode(config, facts) is RedirectMode.TPROXY
-    return Door.INBOUND_TPROXY if tproxy else Door.INBOUND_REDIRECT
+    by_tproxy = _redirect_mode(config, facts) is RedirectMode.TPROXY
+    return Door.INBOUND_TPROXY if by_tproxy else Door.INBOUND_REDIRECT
 
 
-def wanted_doors(config: CaptureConfig, posture: Posture, facts: HostFacts) -> frozenset[Door]:
-    """The listeners that these settings need beside those that every proxy has."""
+def _port_door(config: CaptureConfig, facts: HostFacts) -> Door:
+    by_tproxy = _redirect_mode(config, facts) is RedirectMode.TPROXY
+    return Door.PORTS_TPROXY if by_tproxy else Door.PORTS_REDIRECT
+
+
+def wanted_doors(
+    config: CaptureConfig, posture: Posture, facts: HostFacts, policy: HostPolicy = NO_POLICY
+) -> frozenset[Door]:
+    """The listeners that settings and mesh need beside those that every proxy has."""
     found: set[Door] = set()
     if config.bridges and posture.captures_outbound:
         found.add(Door.BRIDGES)
     if config.inbound is InboundScope.ALL and posture.serves_inbound:
         found.add(_inbound_door(config, facts))
+    if policy.redirect and posture.serves_inbound:
+        found.add(_port_door(config, facts))
     return frozenset(found)
 
 
@@ -193,6 +234,16 @@ def _waiting(
         yield "capture.inbound: all waits until the proxy has a listener for what comes in"
     if wishes.config.outbound is OutboundScope.ALL and 4 not in everything:
         yield "capture.outbound: all waits until the proxy can pass on what isn't for the mesh"
+
+
+def _waiting_ports(missing: Set[int], backend: Backend) -> Iterator[str]:
+    if not missing:
+        return
+    ports = f"port {', '.join(map(str, sorted(missing)))}: mutual TLS on the port itself"
+    if backend is Backend.IPTABLES:
+        yield f"{ports} can't be done with legacy iptables"
+    else:
+        yield f"{ports} waits until the proxy has a listener for it"
 
 
 def _nameservers(facts: HostFacts, ipv6: Ipv6) -> tuple[IPAddress, ...]:

@@ -148,6 +148,8 @@ def _sets(intent: Intent) -> list[str]:
         blocks.append(text.set_of("counted_ports", "inet_service", tuple(map(str, intent.counted_ports))))
     if intent.strict_ports:
         blocks.append(text.set_of("strict_ports", "inet_service", tuple(map(str, intent.strict_ports))))
+    for version, ports in chains_inbound.redirected_ports(intent).items():
+        blocks.append(text.set_of(f"redirected{version}", "inet_service", tuple(map(str, ports))))
     return blocks
 
 
@@ -186,7 +188,7 @@ def _proxy_maps(intent: Intent) -> list[tuple[str, str, str]]:
     maps = [("claimed_gate", "to_proxy", "around_proxy")]
     if intent.bridged_families:
         maps.append(("bridged_gate", "bridged_to_proxy", "bridged_around"))
-    if intent.inbound_families:
+    if intent.arriving_families:
         maps.append(("inbound_gate", "to_inbound", "around_inbound"))
     return maps
 

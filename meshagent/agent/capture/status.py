@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meshagent.agent.capture import nft
-from meshagent.agent.capture.values import Intent, Mode, RefusedClaim, Spared
+from meshagent.agent.capture.values import Intent, Mode, Redirected, RefusedClaim, Spared
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class CaptureStatus:
     backend: str = "nft"
     ports: tuple[int, ...] = ()
     strict_ports: tuple[int, ...] = ()
+    redirected: tuple[Redirected, ...] = ()
     captured: tuple[str, ...] = ()
     spared: tuple[Spared, ...] = ()
     refused: tuple[RefusedClaim, ...] = ()
@@ -56,6 +57,7 @@ def describe(intent: Intent, state: Mapping[str, Any], digest: str) -> CaptureSt
         backend=intent.backend.value,
         ports=tuple(sorted((*intent.counted_ports, *intent.strict_ports))),
         strict_ports=intent.strict_ports,
+        redirected=intent.redirected,
         captured=intent.captured,
         spared=intent.spared,
         refused=intent.refused,

@@ -12,9 +12,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from meshagent.config.settings import Backend, CaptureConfig, Exclude, PortRange, RedirectMode
 from meshagent.model.address import IPAddress, IPNetwork, MeshAddress
 from meshagent.model.cgroup import Cgroup
-from meshagent.model.doors import Door, OpenDoor
+from meshagent.model.doors import Door, OpenDoor, PortDoor
 from meshagent.model.errors import UsageError
-from meshagent.model.policy import HostPolicy
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.posture import Posture
 from meshagent.model.service import DeclaredService
 
@@ -74,8 +74,8 @@ class Wishes:
 
     ``unserved``: those that it knows, but whose family has no port of its own where captured connections could arrive.
     ``capture_dns``: queries to the nameservers of resolv.conf go to the agent's resolver. ``draining``: capture was on
-    in this boot, so connections through the proxy may still be open. ``doors`` are those the proxy really has; None:
-    nobody knows yet (a plan before enrolling), so all are taken to be there.
+    in this boot, so connections through the proxy may still be open. ``doors`` and ``ports`` are those the proxy really
+    has; None: nobody knows yet (a plan before enrolling), so all are taken to be there.
     """
 
     posture: Posture
@@ -87,6 +87,7 @@ class Wishes:
     capture_dns: bool = False
     draining: bool = False
     doors: frozenset[OpenDoor] | None = None
+    ports: frozenset[PortDoor] | None = None
 
     def has(self, door: Door, family: int) -> bool:
         return self.doors is None or (door, family) in self.doors
@@ -98,6 +99,17 @@ class Spared:
 
     port: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """A declared port whose connections from outside are handed to the proxy, and why. ``plain``: plain text goes on
+    to the process."""
+
+    port: int
+    reason: RedirectReason
+    families: tuple[int, ...]
+    plain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +130,10 @@ class Intent:
     ones, for which the proxy has no port. ``all_families``: IP versions of which every
     connection is captured, except to ``direct`` networks and ``direct_ports``. ``inbound_families``: those of which
     what comes in for a listening process passes the proxy, except to ``inbound_direct_ports``, by ``inbound_mode``
-    (TPROXY or REDIRECT). ``bridges`` are captured over ``bridged_families``. With ``only_units``, nothing but
-    ``units`` is captured of what leaves. ``waiting``: what was asked for and can't be done yet, in sentences.
+    (TPROXY or REDIRECT). ``redirected``: ports of which that holds because the mesh says so; what the proxy gets of
+    them is neither counted nor refused in the kernel. ``bridges`` are captured over ``bridged_families``. With
+    ``only_units``, nothing but ``units`` is captured of what leaves. ``waiting``: what was asked for and can't be done
+    yet, in sentences.
     """
 
     mode: Mode
@@ -140,6 +154,7 @@ class Intent:
     inbound_families: tuple[int, ...] = ()
     inbound_mode: RedirectMode = RedirectMode.TPROXY
     inbound_direct_ports: tuple[PortRange, ...] = ()
+    redirected: tuple[Redirected, ...] = ()
     bridges: tuple[str, ...] = ()
     bridged_families: tuple[int, ...] = ()
     only_units: bool = False
@@ -152,6 +167,12 @@ class Intent:
 
     def __post_init__(self) -> None:
         _require_renderable(self)
+
+    @property
+    def arriving_families(self) -> tuple[int, ...]:
+        """IP versions of which anything that comes in is handed to the proxy."""
+        some = {version for port in self.redirected for version in port.families}
+        return tuple(sorted({*self.inbound_families, *some}))
 
     @property
     def captured(self) -> tuple[str, ...]:
@@ -173,6 +194,9 @@ def _sentences(intent: Intent) -> Iterable[str]:
     if intent.inbound_families:
         versions = " and ".join(f"IPv{version}" for version in intent.inbound_families)
         yield f"what comes in over {versions} for processes that listen, by {intent.inbound_mode.value}"
+    for port in intent.redirected:
+        plain = "plain text goes on to the process" if port.plain else "everything else is closed"
+        yield f"port {port.port} by {intent.inbound_mode.value}: {port.reason.text}; {plain}"
     if intent.nameservers:
         yield f"DNS queries to {', '.join(str(address) for address in intent.nameservers)}"
     if intent.counted_ports:
@@ -188,7 +212,8 @@ def _require_renderable(intent: Intent) -> None:
         raise UsageError("bad-uid", "a user or group number is out of range")
     if intent.proxy_uid == 0:
         raise UsageError("bad-uid", "the proxy must not run as root: exempting it would exempt every root program")
-    if not all(_is_port(port) for port in (*intent.counted_ports, *intent.strict_ports)):
+    declared = (*intent.counted_ports, *intent.strict_ports, *(each.port for each in intent.redirected))
+    if not all(_is_port(port) for port in declared):
         raise UsageError("bad-port", "a declared port is not a number from 1 to 65535")
     if not all(_is_range(ports) for ports in _ranges(intent)):
         raise UsageError("bad-port", "an excluded port is not a number from 1 to 65535")
@@ -199,7 +224,7 @@ def _require_renderable(intent: Intent) -> None:
         raise UsageError("bad-address", "a nameserver is not an IP address")
     if not all(isinstance(network, IPv4Network | IPv6Network) for network in (*intent.exclude.cidrs, *intent.direct)):
         raise UsageError("bad-address", "an excluded network is not an IP network")
-    families = (*intent.all_families, *intent.inbound_families, *intent.bridged_families)
+    families = (*intent.all_families, *intent.arriving_families, *intent.bridged_families)
     if not all(version in (4, 6) and _is_int(version) for version in families):
         raise UsageError("bad-address", "an IP version is 4 or 6")
     if not all(_is_cgroup(group) for group in (*intent.units, *intent.exclude_units)):

@@ -188,6 +188,7 @@ class Methods:
         return {
             "mesh": [[str(address.ip), address.port] for address in sorted(kept.mesh.value, key=str)],
             "policy": {str(port): mode.value for port, mode in kept.policy.value.plaintext.items()},
+            "redirect": {str(port): reason.value for port, reason in kept.policy.value.redirect.items()},
             "hub": [str(ip) for ip in sorted(self._parts.hub_addresses(), key=str)],
             "taken": [each.text for each in kept.taken.value],
             "asked": [asdict(each) for each in self._parts.asked_names()],

@@ -101,6 +101,10 @@ def _capture(status: CaptureStatus) -> dict[str, Any]:
         "in_sync": status.in_sync,
         "ports": list(status.ports),
         "strict_ports": list(status.strict_ports),
+        "redirected": [
+            {"port": each.port, "reason": each.reason.value, "text": each.reason.text, "plain": each.plain}
+            for each in status.redirected
+        ],
         "spared": [{"port": spared.port, "reason": spared.reason} for spared in status.spared],
         "refused": [
             {"address": str(claim.address.ip), "port": claim.address.port, "reason": claim.reason}

@@ -6,14 +6,15 @@ All of it comes from another machine, so all of it is checked and bounded here; 
 from collections.abc import Iterable, Mapping
 
 from envoy.config.core.v3.base_pb2 import INBOUND, OUTBOUND
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from google.protobuf.message import DecodeError
 
 from meshagent.model.address import IPAddress, MeshAddress, parse_ip
-from meshagent.model.doors import PASSTHROUGH_CLUSTER, Door, OpenDoor
+from meshagent.model.doors import BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER, Door, OpenDoor, PortDoor
 from meshagent.model.names import NameEntry, NameTable, is_dns_name
-from meshagent.model.policy import HostPolicy
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.ports import BRIDGED
 from meshagent.model.ports import INBOUND as INBOUND_PORT
 from meshagent.model.ports import OUTBOUND as GATE
@@ -24,10 +25,18 @@ from meshagent.protocol.pb.meshagent_v1_pb2 import HostPolicy as HostPolicyMessa
 from meshagent.protocol.types import HOST_POLICY, LDS, NDS
 from meshagent.runtime.latest import Latest
 
+#: How a listener filter is told that it waits for a connection's first bytes.
+_WAITS = "tls_inspector"
+
 #: A mesh of 10,000 services has three names each.
 MAX_HOSTS = 100_000
 MAX_ADDRESSES_PER_HOST = 256
 MAX_PORTS = 4_096
+
+#: What one listener means to others.
+_Found = MeshAddress | frozenset[OpenDoor | PortDoor] | None
+
+_REASONS = {HostPolicyMessage.REDIRECT_MUTUAL_TLS: RedirectReason.MUTUAL_TLS}
 
 
 class Taps:
@@ -44,7 +53,8 @@ class Taps:
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self._gate = gate
         self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
-        self._listeners: dict[str, tuple[Entry, MeshAddress | frozenset[OpenDoor] | None]] = {}
+        self.ports: Latest[frozenset[PortDoor]] = Latest(frozenset())
+        self._listeners: dict[str, tuple[Entry, _Found]] = {}
 
     def take(self, type_url: str, used: Mapping[str, Entry]) -> None:
         """The resources of one type that are in use now."""
@@ -63,14 +73,16 @@ class Taps:
             for name, entry in used.items()
         }
         found = [what for _, what in self._listeners.values()]
-        doors = frozenset(door for what in found if isinstance(what, frozenset) for door in what)
+        every = [door for what in found if isinstance(what, frozenset) for door in what]
+        doors = frozenset(door for door in every if not isinstance(door, PortDoor))
         self.doors.set(doors)
-        every = frozenset(what for what in found if isinstance(what, MeshAddress))
-        served = frozenset(what for what in every if (Door.OUTBOUND, what.ip.version) in doors)
-        self.unserved.set(every - served)
+        self.ports.set(frozenset(door for door in every if isinstance(door, PortDoor)))
+        addresses = frozenset(what for what in found if isinstance(what, MeshAddress))
+        served = frozenset(what for what in addresses if (Door.OUTBOUND, what.ip.version) in doors)
+        self.unserved.set(addresses - served)
         self.addresses.set(served)
 
-    def _read(self, body: bytes) -> MeshAddress | frozenset[OpenDoor] | None:
+    def _read(self, body: bytes) -> _Found:
         """The mesh address that a listener serves, or the doors that it is."""
         try:
             listener = Listener.FromString(body)
@@ -79,31 +91,60 @@ class Taps:
         return mesh_address(listener) or doors_of(listener, self._gate)
 
 
-def doors_of(listener: Listener, gate: int = GATE) -> frozenset[OpenDoor]:
+def doors_of(listener: Listener, gate: int = GATE) -> frozenset[OpenDoor | PortDoor]:
     """What a bound listener takes in, for which IP version."""
     if version := gate_of(listener, gate):
-        passes_on = _default_cluster(listener) == PASSTHROUGH_CLUSTER
+        passes_on = _cluster(listener.default_filter_chain) == PASSTHROUGH_CLUSTER
         return frozenset({(Door.OUTBOUND, version), *([(Door.PASSTHROUGH, version)] if passes_on else ())})
     if version := gate_of(listener, BRIDGED):
         return frozenset({(Door.BRIDGES, version)})
     return _inbound_doors(listener)
 
 
-def _inbound_doors(listener: Listener) -> frozenset[OpenDoor]:
-    """REDIRECT sends to the address of the interface, so a listener for it is on any address."""
+def _inbound_doors(listener: Listener) -> frozenset[OpenDoor | PortDoor]:
+    """REDIRECT sends to the address of the interface, so a listener for it is on any address.
+
+    One that waits for the first bytes of whatever comes in is for the ports alone that are sorted by them.
+    """
     socket = listener.address.socket_address
     ip = parse_ip(socket.address)
     if ip is None or (listener.traffic_direction, socket.port_value) != (INBOUND, INBOUND_PORT):
         return frozenset()
+    if not (ip.is_unspecified or (ip.is_loopback and listener.transparent.value)):
+        return frozenset()
+    everything, some = (Door.INBOUND_REDIRECT, Door.PORTS_REDIRECT)
     if listener.transparent.value:
-        return frozenset({(Door.INBOUND_TPROXY, ip.version)} if ip.is_loopback or ip.is_unspecified else ())
-    return frozenset({(Door.INBOUND_REDIRECT, ip.version)} if ip.is_unspecified else ())
+        everything, some = (Door.INBOUND_TPROXY, Door.PORTS_TPROXY)
+    waits = [each for each in listener.listener_filters if each.name.endswith(_WAITS)]
+    doors: set[OpenDoor | PortDoor] = set()
+    if not waits or all(each.HasField("filter_disabled") for each in waits):
+        doors.add((everything, ip.version))
+    if waits:
+        doors.add((some, ip.version))
+        doors.update(_port_doors(listener, some, ip.version))
+    return frozenset(doors)
 
 
-def _default_cluster(listener: Listener) -> str:
-    """The cluster to which a listener's default chain hands plain TCP, or ''."""
+def _port_doors(listener: Listener, door: Door, family: int) -> Iterable[PortDoor]:
+    """The ports with a chain that ends TLS. One is closed to everything else where both other TLS and plain text have a
+    chain that leads nowhere: what has no chain goes by the default one."""
+    ends_tls: set[int] = set()
+    nowhere: set[tuple[int, str]] = set()
+    for chain in listener.filter_chains[: 3 * MAX_PORTS]:
+        match = chain.filter_chain_match
+        port = match.destination_port.value
+        if chain.HasField("transport_socket"):
+            ends_tls.add(port)
+        elif _cluster(chain) == BLACK_HOLE_CLUSTER:
+            nowhere.add((port, match.transport_protocol))
+    known = (port for port in ends_tls if 1 <= port <= 65535)
+    return (PortDoor(door, family, port, not {(port, ""), (port, "tls")} <= nowhere) for port in known)
+
+
+def _cluster(chain: FilterChain) -> str:
+    """The cluster to which a chain hands plain TCP, or ''."""
     proxy = TcpProxy()
-    for each in listener.default_filter_chain.filters:
+    for each in chain.filters:
         if each.typed_config.Is(TcpProxy.DESCRIPTOR) and each.typed_config.Unpack(proxy):
             return str(proxy.cluster)
     return ""
@@ -147,17 +188,22 @@ def name_table(bodies: Iterable[bytes]) -> NameTable:
 
 
 def host_policy(bodies: Iterable[bytes]) -> HostPolicy:
-    """Port -> plain text mode; where two resources name a port, strict wins."""
+    """What is said of each port; where two resources name a port, strict wins, and so does a reason to redirect."""
     modes: dict[int, PlaintextMode] = {}
+    reasons: dict[int, RedirectReason] = {}
     for body in bodies:
         try:
             message = HostPolicyMessage.FromString(body)
         except DecodeError:
             continue
         for port in message.ports[:MAX_PORTS]:
-            if 1 <= port.port <= 65535 and modes.get(port.port) is not PlaintextMode.STRICT:
+            if not 1 <= port.port <= 65535:
+                continue
+            if modes.get(port.port) is not PlaintextMode.STRICT:
                 modes[port.port] = PlaintextMode.STRICT if port.strict else PlaintextMode.PERMISSIVE
-    return HostPolicy(modes)
+            if port.redirect in _REASONS:  # a newer hub may know more
+                reasons[port.port] = _REASONS[port.redirect]
+    return HostPolicy(modes, reasons)
 
 
 def _ips(texts: Iterable[str]) -> tuple[IPAddress, ...]:

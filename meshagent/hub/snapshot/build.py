@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from google.protobuf.message import Message
 
 from meshagent.hub.snapshot import clusters, doors, endpoints, listeners, naming, routes
-from meshagent.hub.snapshot.doors import INBOUND_DOORS
 from meshagent.hub.snapshot.merge import BuiltService, Change, Resources, merged
 from meshagent.hub.snapshot.messages import entry
-from meshagent.hub.snapshot.policy import host_policy
+from meshagent.hub.snapshot.policy import host_policy, port_verdicts, sorted_ports
 from meshagent.hub.snapshot.view import Scope, Served, mesh_addresses, scope_of, served_of
 from meshagent.hub.state import HostView, MeshService, MeshState
 from meshagent.protocol.entry import Entry, Patched, Snapshot
@@ -118,11 +117,12 @@ class Builder:
     def _part(
         self, state: MeshState, view: HostView, serving: tuple[Served, ...], before: _HostPart | None
     ) -> _HostPart:
-        scope = scope_of(state.trust_domain, view, serving)
+        verdicts = port_verdicts(state, view, serving)
+        scope = scope_of(state.trust_domain, view, serving, sorted_ports(verdicts, view))
         own = self._own.get(scope)
         if own is None:
             own = self._own[scope] = _own(scope_resources(scope))
-        policy: Mapping[str, Entry] = {view.name: entry(host_policy(state, view, serving))}
+        policy: Mapping[str, Entry] = {view.name: entry(host_policy(verdicts))}
         if before is not None and before.policy == policy:
             policy = before.policy
         return _HostPart(view, 6 in scope.families, own, policy)
@@ -219,9 +219,9 @@ def scope_resources(scope: Scope) -> Resources:
     families = scope.families if scope.serves else ()
     return {
         CDS: {name: entry(cluster) for name, cluster in clusters.inbounds(scope.inbound).items()}
-        | (_entries([clusters.inbound_passthrough()]) if scope.doors & INBOUND_DOORS else {}),
+        | _entries(map(clusters.inbound_passthrough, doors.passthroughs(scope))),
         LDS: _entries(listeners.hbone(family, scope.trust_domain) for family in families)
-        | _entries(doors.listener(door, family) for door in scope.doors for family in scope.families),
+        | _entries(doors.listeners(scope)),
         RDS: _entries(routes.hbone(family, scope.inbound, scope.trust_domain) for family in families),
     }
 

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from meshagent.hub.state import HostView, MeshEndpoint, MeshService
 from meshagent.model.address import IPAddress, parse_ip
-from meshagent.model.doors import Door
+from meshagent.model.doors import PORT_DOORS, Door
 from meshagent.model.service import ServiceProtocol
 
 FAMILIES = (4, 6)
@@ -45,6 +45,17 @@ class Inbound:
 
 
 @dataclass(frozen=True, slots=True)
+class SortedPort:
+    """A port of this host at which the proxy ends mutual TLS of the mesh. ``host`` is the host name of a service on it;
+    ``plain``: everything else goes on as it came, instead of being closed."""
+
+    host: str
+    port: int
+    protocol: ServiceProtocol
+    plain: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """What one host's own resources depend on; two hosts with equal scopes get equal resources."""
 
@@ -53,6 +64,7 @@ class Scope:
     serves: bool
     inbound: tuple[Inbound, ...]
     doors: frozenset[Door] = frozenset()
+    ports: tuple[SortedPort, ...] = ()
 
 
 #: A service and the endpoint of it that a host serves.
@@ -69,19 +81,28 @@ def served_of(service: MeshService) -> dict[str, dict[tuple[str, int], Served]]:
     return found
 
 
-def scope_of(trust_domain: str, host: HostView, served: Iterable[Served]) -> Scope:
-    """The host's own part of the mesh. Postures ``observe`` and ``outbound`` let nobody in."""
+def scope_of(trust_domain: str, host: HostView, served: Iterable[Served], ports: tuple[SortedPort, ...] = ()) -> Scope:
+    """The host's own part of the mesh. Postures ``observe`` and ``outbound`` let nobody in.
+
+    ``ports`` matter to those hosts alone whose proxy is asked to sort them.
+    """
     serves = host.posture is None or host.posture.serves_inbound
     families = tuple(f for f in FAMILIES if any(a.version == f for a in host.addresses))
     inbound = (_inbound(service, endpoint, host) for service, endpoint in served if serves)
-    return Scope(trust_domain, families, serves, tuple(sorted(inbound, key=lambda i: (i.host, i.port))), host.doors)
+    sorting = ports if serves and host.doors & PORT_DOORS else ()
+    ordered = tuple(sorted(inbound, key=lambda i: (i.host, i.port)))
+    return Scope(trust_domain, families, serves, ordered, host.doors, sorting)
 
 
 def _inbound(service: MeshService, endpoint: MeshEndpoint, host: HostView) -> Inbound:
-    protocol = next((p.protocol for p in service.ports if p.number == endpoint.port), ServiceProtocol.TCP)
     ways = ((family, target_for(endpoint.target_address, family, host.addresses)) for family in FAMILIES)
     targets = tuple((family, target) for family, target in ways if target)
-    return Inbound(service.host, endpoint.port, endpoint.target_port, protocol, targets)
+    return Inbound(service.host, endpoint.port, endpoint.target_port, protocol_of(service, endpoint), targets)
+
+
+def protocol_of(service: MeshService, endpoint: MeshEndpoint) -> ServiceProtocol:
+    """What is spoken on the port that ``endpoint`` serves."""
+    return next((p.protocol for p in service.ports if p.number == endpoint.port), ServiceProtocol.TCP)
 
 
 def target_for(announced: str, family: int, own: tuple[IPAddress, ...]) -> Target | None:

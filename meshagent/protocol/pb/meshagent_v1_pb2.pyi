@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -145,13 +146,21 @@ class AnnouncementResult(_message.Message):
 
 class HostPolicy(_message.Message):
     __slots__ = ("ports",)
+    class Redirect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REDIRECT_NONE: _ClassVar[HostPolicy.Redirect]
+        REDIRECT_MUTUAL_TLS: _ClassVar[HostPolicy.Redirect]
+    REDIRECT_NONE: HostPolicy.Redirect
+    REDIRECT_MUTUAL_TLS: HostPolicy.Redirect
     class Port(_message.Message):
-        __slots__ = ("port", "strict")
+        __slots__ = ("port", "strict", "redirect")
         PORT_FIELD_NUMBER: _ClassVar[int]
         STRICT_FIELD_NUMBER: _ClassVar[int]
+        REDIRECT_FIELD_NUMBER: _ClassVar[int]
         port: int
         strict: bool
-        def __init__(self, port: _Optional[int] = ..., strict: _Optional[bool] = ...) -> None: ...
+        redirect: HostPolicy.Redirect
+        def __init__(self, port: _Optional[int] = ..., strict: _Optional[bool] = ..., redirect: _Optional[_Union[HostPolicy.Redirect, str]] = ...) -> None: ...
     PORTS_FIELD_NUMBER: _ClassVar[int]
     ports: _containers.RepeatedCompositeFieldContainer[HostPolicy.Port]
     def __init__(self, ports: _Optional[_Iterable[_Union[HostPolicy.Port, _Mapping]]] = ...) -> None: ...

@@ -24,9 +24,9 @@ from meshagent.config.settings import (
 )
 from meshagent.model.address import MeshAddress
 from meshagent.model.cgroup import Cgroup
-from meshagent.model.doors import Door, OpenDoor
+from meshagent.model.doors import Door, OpenDoor, PortDoor
 from meshagent.model.errors import MeshagentError, UsageError
-from meshagent.model.policy import HostPolicy
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.posture import PlaintextMode, Posture
 from tests.agent.capture.builders import PROXY_UID, decided, declared, host_facts, pair
 
@@ -253,6 +253,62 @@ def test_what_comes_in_is_handed_over_by_tproxy_where_that_can_be(
     assert decided(config=config, facts=facts).inbound_mode is decision
     assert wanted_doors(config, Posture.PERMISSIVE, facts) == {door}
     assert decided(config=config, facts=facts, doors=frozenset({(door, 6)})).inbound_families == (6,)
+
+
+MUTUAL = HostPolicy({}, {80: RedirectReason.MUTUAL_TLS})
+STRICT_MUTUAL = replace(MUTUAL, plaintext={80: PlaintextMode.STRICT})
+
+
+def at(port: int, *families: int, plain: bool = True, door: Door = Door.PORTS_TPROXY) -> frozenset[PortDoor]:
+    return frozenset(PortDoor(door, family, port, plain) for family in families)
+
+
+@pytest.mark.parametrize(
+    ("policy", "ports", "expected"),
+    [
+        (MUTUAL, None, [((4, 6), True)]),  # a plan before anybody knows
+        (STRICT_MUTUAL, None, [((4, 6), False)]),
+        (MUTUAL, at(80, 4, 6), [((4, 6), True)]),
+        (MUTUAL, at(80, 6), [((6,), True)]),
+        (MUTUAL, at(80, 4, plain=False), [((4,), False)]),
+        (MUTUAL, frozenset(), []),  # the proxy has no listener yet
+        (MUTUAL, at(81, 4), []),
+        (MUTUAL, at(80, 4, door=Door.PORTS_REDIRECT), []),  # it isn't handed over that way
+        (STRICT_MUTUAL, at(80, 4, plain=False), [((4,), False)]),
+        (STRICT_MUTUAL, at(80, 4, 6), []),  # that listener lets plain text pass: the kernel goes on refusing
+        (STRICT_MUTUAL, at(80, 4, plain=False) | at(80, 6), [((4,), False)]),
+        (HostPolicy(), at(80, 4), []),  # nobody wants it
+    ],
+)
+def test_a_port_is_redirected_once_the_proxy_does_there_what_the_mesh_wants(
+    policy: HostPolicy, ports: frozenset[PortDoor] | None, expected: list[tuple[tuple[int, ...], bool]]
+) -> None:
+    intent = decided(services=(declared("web", 80),), policy=policy, ports=ports)
+    assert [(each.families, each.plain) for each in intent.redirected] == expected
+    assert (80 in intent.strict_ports) is (policy is STRICT_MUTUAL), "the kernel refuses what the proxy doesn't get"
+    assert bool(intent.waiting) is (bool(policy.redirect) and not expected)
+
+
+def test_what_is_spared_or_not_declared_is_never_redirected_and_other_postures_redirect_nothing() -> None:
+    every = HostPolicy({}, dict.fromkeys((22, 80, 81, 8443, 15008), RedirectReason.MUTUAL_TLS))
+    services = tuple(declared(f"s{port}", port) for port in (22, 80, 8443, 15008))
+    config = CaptureConfig(exclude=Exclude(ports=(PortRange(8000, 9000),)))
+    intent = decided(services=services, policy=every, config=config)
+    assert [each.port for each in intent.redirected] == [80] and not intent.waiting
+    assert "peers speak mutual TLS" in " ".join(intent.captured)
+    for posture in (Posture.OBSERVE, Posture.OUTBOUND):
+        assert decided(posture, services=services, policy=every).redirected == ()
+        assert wanted_doors(CaptureConfig(), posture, host_facts(), every) == frozenset()
+
+
+def test_the_mesh_cant_make_a_host_fail_that_has_no_tproxy_or_no_nftables() -> None:
+    services, config = (declared("web", 80),), CaptureConfig(mode=RedirectMode.TPROXY)
+    facts = host_facts(tproxy_usable=False)
+    assert decided(services=services, policy=MUTUAL, config=config, facts=facts).inbound_mode is RedirectMode.REDIRECT
+    assert wanted_doors(config, Posture.STRICT, facts, MUTUAL) == {Door.PORTS_REDIRECT}
+    assert wanted_doors(config, Posture.STRICT, host_facts(), MUTUAL) == {Door.PORTS_TPROXY}
+    legacy = decided(services=services, policy=MUTUAL, facts=host_facts(nft_usable=False, iptables_usable=True))
+    assert legacy.redirected == () and "legacy iptables" in legacy.waiting[0]
 
 
 def test_tproxy_on_a_kernel_without_it_is_an_error_that_says_what_to_set() -> None:

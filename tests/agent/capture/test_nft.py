@@ -5,9 +5,9 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from ipaddress import collapse_addresses, ip_network
+from ipaddress import collapse_addresses, ip_address, ip_network, summarize_address_range
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from meshagent.guard.libnftables import Context
 from meshagent.model.address import MeshAddress, parse_ip
 from meshagent.model.cgroup import Cgroup
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
-from meshagent.model.policy import HostPolicy
+from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.posture import PlaintextMode, Posture
 from tests.agent.capture.builders import decided, declared, host_facts
 
@@ -86,6 +86,22 @@ MORE: dict[str, Intent] = {
         policy=HostPolicy({6379: PlaintextMode.STRICT}),
     ),
 }
+#: What only nft does as yet.
+PORTS: dict[str, Intent] = {
+    "redirected-ports": decided(
+        Posture.PERMISSIVE,
+        *MESH,
+        services=SERVICES,
+        policy=HostPolicy({6379: PlaintextMode.STRICT}, dict.fromkeys((6379, 8080), RedirectReason.MUTUAL_TLS)),
+    ),
+    "redirected-port-by-redirect": decided(
+        Posture.STRICT,
+        *MESH,
+        services=SERVICES,
+        config=CaptureConfig(mode=RedirectMode.REDIRECT),
+        policy=HostPolicy(redirect={8080: RedirectReason.MUTUAL_TLS}),
+    ),
+}
 SHOP = Cgroup("shop.service", "unified/system.slice/shop.service", 2, 4711)
 BATCH = Cgroup("batch.slice", r"unified/my\x2dbatch.slice/batch.slice", 2, 4712)
 RUNS = host_facts(cgroups=(BATCH, SHOP))
@@ -105,7 +121,7 @@ UNITS: dict[str, Intent] = {
     ),
     "units-none-runs": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(units=("gone.service",)), facts=RUNS),
 }
-EVERY = CASES | MORE | UNITS
+EVERY = CASES | MORE | PORTS | UNITS
 
 
 def held(listing: str) -> dict[str, set[str]]:
@@ -149,7 +165,7 @@ def test_every_golden_has_its_case() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", CASES | MORE)
+@pytest.mark.parametrize("name", CASES | MORE | PORTS)
 def test_the_kernel_accepts_the_rules_and_every_gate(name: str) -> None:
     ruleset = nft.render(EVERY[name])
     gates = "".join(gate.bypass + gate.recapture for gate in ruleset.gates.values())
@@ -214,7 +230,7 @@ def test_the_kernel_holds_every_exclusion_exactly(exclude: Exclude, scope: Outbo
         matches = _excluded(rules, chain)
         ports = {port for value in matches.get("ports excluded", ()) for port in _numbers(value)}
         assert ports == {port for item in exclude.ports for port in range(item.first, item.last + 1)}
-        found = {_network(value) for value in matches.get("networks excluded", ())}
+        found = {network for value in matches.get("networks excluded", ()) for network in _networks(value)}
         for version in (4, 6):  # the same addresses, though neighbours may have been joined
             kept = [net for net in found if net.version == version]
             asked = [net for net in exclude.cidrs if net.version == version]
@@ -240,10 +256,11 @@ def _numbers(value: Any) -> range:
     return range(first, last + 1)
 
 
-def _network(value: Any) -> Any:
-    if isinstance(value, dict):
-        return ip_network(f"{value['prefix']['addr']}/{value['prefix']['len']}")
-    return ip_network(value)
+def _networks(value: Any) -> Iterable[Any]:
+    """nft writes neighbours of different sizes as one range."""
+    if isinstance(value, dict) and "range" in value:
+        return summarize_address_range(*map(ip_address, value["range"]))
+    return [ip_network(f"{value['prefix']['addr']}/{value['prefix']['len']}" if isinstance(value, dict) else value)]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -6,11 +6,14 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 
 from meshagent.agent.relay.taps import Taps, doors_of, gate_of, host_policy, mesh_address, name_table
-from meshagent.hub.snapshot import listeners
+from meshagent.hub.snapshot import doors, listeners
+from meshagent.hub.snapshot.view import Scope, SortedPort
 from meshagent.model.address import MeshAddress, parse_ip
-from meshagent.model.doors import Door
+from meshagent.model.doors import Door, PortDoor
 from meshagent.model.names import NameTable
+from meshagent.model.policy import RedirectReason
 from meshagent.model.posture import PlaintextMode
+from meshagent.model.service import ServiceProtocol
 from meshagent.protocol.entry import Entry
 from meshagent.protocol.pb.istio_nds_pb2 import NameTable as NameTableMessage
 from meshagent.protocol.pb.meshagent_v1_pb2 import HostPolicy as HostPolicyMessage
@@ -122,3 +125,28 @@ def test_of_two_opinions_on_a_port_strict_wins_and_impossible_ports_are_left_out
         80: PlaintextMode.STRICT,
         81: PlaintextMode.PERMISSIVE,
     }
+
+
+def test_ports_that_the_mesh_wants_redirected_are_read_and_what_is_not_known_yet_is_left_out() -> None:
+    message = HostPolicyMessage(
+        ports=[
+            HostPolicyMessage.Port(port=3306, strict=True, redirect=HostPolicyMessage.REDIRECT_MUTUAL_TLS),
+            HostPolicyMessage.Port(port=80),
+            HostPolicyMessage.Port(port=81, redirect=77),  # type: ignore[arg-type]
+            HostPolicyMessage.Port(port=0, redirect=HostPolicyMessage.REDIRECT_MUTUAL_TLS),
+        ]
+    )
+    found = host_policy([message.SerializeToString()])
+    assert found.redirect == {3306: RedirectReason.MUTUAL_TLS}
+    assert found.plaintext[3306] is PlaintextMode.STRICT
+
+
+def test_sorted_ports_follow_the_listener_that_is_in_use() -> None:
+    taps, port = Taps(), SortedPort("db", 3306, ServiceProtocol.MYSQL, plain=True)
+    scope = Scope("mesh.internal", (4,), True, (), frozenset({Door.PORTS_TPROXY}), (port,))
+    (listener,) = doors.listeners(scope)
+    taps.take(LDS, {"virtualInbound": entry(listener)})
+    assert taps.ports.value == {PortDoor(Door.PORTS_TPROXY, 4, 3306, plain=True)}
+    assert taps.doors.value == {(Door.PORTS_TPROXY, 4)}
+    taps.take(LDS, {})
+    assert taps.ports.value == frozenset()

@@ -120,6 +120,13 @@ def test_what_contradicts_itself_is_an_error(text: str, words: str) -> None:
         (GOOD.replace("  location: MESH_INTERNAL\n", ""), "without mutual TLS"),
         (GOOD.replace("  workloadSelector: {labels: {app: mysql}}\n", ""), "nothing serves it"),
         (GOOD.replace("workloadSelector: {labels: {app: mysql}}", "endpoints: [{address: 10.0.0.1}]"), "plain text"),
+        (
+            GOOD.replace(
+                "workloadSelector: {labels: {app: mysql}}",
+                "endpoints: [{address: 10.0.0.1, serviceAccount: db, labels: {security.istio.io/tlsMode: istio}}]",
+            ),
+            "port 3306: where its server speaks first",
+        ),
         (GOOD.replace("3306", "22"), "port 22"),
         (strict("{mtls: {}}"), "changes nothing"),
         (
