@@ -30,7 +30,8 @@ FAILURES = ("a part of the agent failed", "Traceback (most recent call last)", "
 
 @dataclass
 class Mesh:
-    """A hub and hosts that joined it. ``agents`` are the running daemons by host name."""
+    """A hub and hosts that joined it. ``agents`` are the running daemons by host name; ``accepts`` are risks that are
+    taken when services are declared."""
 
     lab: Lab
     hub: Host
@@ -39,6 +40,7 @@ class Mesh:
     agents: dict[str, Program] = field(default_factory=dict)
     before: dict[str, Snapshot] = field(default_factory=dict)
     offers: dict[str, Sequence[Offer]] = field(default_factory=dict)
+    accepts: Sequence[str] = ()
 
     # --- into the mesh
 
@@ -51,7 +53,8 @@ class Mesh:
         """Enrol ``host``, declare ``offers``, start its agent; returns before it is ready (``settle`` waits)."""
         host.meshagent(*self.token(account or host.name), *options)
         for name, port, protocol in offers:
-            host.meshagent("service", "add", name, "--port", str(port), "--protocol", protocol)
+            risks = [word for risk in self.accepts for word in ("--accept", risk)]
+            host.meshagent("service", "add", name, "--port", str(port), "--protocol", protocol, *risks)
         self.members[host.name], self.offers[host.name] = host, offers
         self.start(host)
         return host
