@@ -16,7 +16,7 @@ from tests.chaos.growth import render as render_growths
 from tests.chaos.run import suffer
 from tests.chaos.soak import soak
 from tests.chaos.stage import Stage, open_stage
-from tests.chaos.table import render
+from tests.chaos.table import Outcome, render
 
 
 def main(arguments: list[str]) -> int:
@@ -27,14 +27,19 @@ def main(arguments: list[str]) -> int:
     seed = asked.seed or str(random.SystemRandom().randrange(1 << 32))
     tell(f"seed {seed}; repeat it with: make chaos ARGS='--seed {seed}'")
     chosen = [fault for fault in FAULTS if not asked.only or asked.only in fault.name]
-    outcomes = []
-    with open_stage(seed) as stage:
-        if asked.soak:
-            return soaked(stage, asked.soak)
-        for number in range(asked.rounds):
-            tell(f"round {number + 1}: {len(chosen)} faults in a mesh of {len(stage.mesh.members)} hosts under load")
-            outcomes += suffer(stage, chosen, tell)
-    sys.stdout.write(render(outcomes) + "\n")
+    outcomes: list[Outcome] = []
+    try:
+        with open_stage(seed) as stage:
+            if asked.soak:
+                return soaked(stage, asked.soak)
+            for number in range(asked.rounds):
+                tell(
+                    f"round {number + 1}: {len(chosen)} faults in a mesh of {len(stage.mesh.members)} hosts under load"
+                )
+                for outcome in suffer(stage, chosen, tell):
+                    outcomes.append(outcome)
+    finally:  # also what was found before it was interrupted
+        sys.stdout.write(render(outcomes) + "\n" if outcomes else "")
     broken = [outcome.fault for outcome in outcomes if not outcome.ok]
     tell(f"promises broken: {', '.join(broken)}" if broken else f"{len(outcomes)} faults, no promise broken")
     return 1 if broken else 0

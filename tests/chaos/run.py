@@ -1,7 +1,7 @@
 """Injects faults one after another and notes what came of each."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from meshagent.model.errors import MeshagentError
 from tests.chaos.faults import Fault
@@ -9,15 +9,14 @@ from tests.chaos.stage import Stage
 from tests.chaos.table import Outcome, summed
 
 
-def suffer(stage: Stage, faults: Sequence[Fault], tell: Callable[[str], None]) -> list[Outcome]:
-    """Every fault once, in the order of the dice."""
+def suffer(stage: Stage, faults: Sequence[Fault], tell: Callable[[str], None]) -> Iterator[Outcome]:
+    """Every fault once, in the order of the dice; each outcome as soon as it is known."""
     order = list(faults)
     stage.dice.shuffle(order)
-    outcomes = []
     for fault in order:
-        outcomes.append(_one(stage, fault))
-        tell(f"{fault.name}: {'as promised' if outcomes[-1].ok else 'BROKEN PROMISE'}")
-    return outcomes
+        outcome = _one(stage, fault)
+        tell(f"{fault.name}: {'as promised' if outcome.ok else 'BROKEN PROMISE'}")
+        yield outcome
 
 
 def _one(stage: Stage, fault: Fault) -> Outcome:

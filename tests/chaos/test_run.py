@@ -20,7 +20,7 @@ def test_a_fault_of_each_kind_costs_users_no_more_than_promised(envoy: Path) -> 
     chosen = [fault for fault in FAULTS if fault.name in SHORT]
     assert len(chosen) == len(SHORT)
     with open_stage(seed) as stage:
-        outcomes = suffer(stage, chosen, print)
+        outcomes = list(suffer(stage, chosen, print))
     assert all(outcome.ok for outcome in outcomes), "\n" + render(outcomes)
     cut = next(outcome for outcome in outcomes if outcome.fault == "proxy killed at a server")
     assert cut.failed, "users notice when their connections are cut: else they would notice nothing"
