@@ -17,6 +17,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
+
+# On a busy machine one example may take longer than hypothesis' 200 ms; pytest's own time-out finds what hangs.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 _CLONE_NEWNET = 0x40000000
 #: What tests marked root run; Debian's package names are in the Makefile.
