@@ -61,7 +61,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     everything = _everything(wishes, ipv6)
     bridged, arriving = _bridged(wishes, ipv6), _arriving(wishes, facts, ipv6)
     asked = _asked(wishes, {*counted, *strict})
-    redirected = _redirected(wishes, facts, ipv6, asked, strict) if backend is Backend.NFT else ()
+    redirected = _redirected(wishes, facts, ipv6, asked, strict)
     any_arriving = bool(arriving or redirected)
     return Intent(
         mode=mode,
@@ -92,7 +92,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         refused=refused,
         waiting=(
             *_waiting(wishes, everything, bridged, arriving),
-            *_waiting_ports(asked.keys() - {each.port for each in redirected}, backend),
+            *_waiting_ports(asked.keys() - {each.port for each in redirected}),
             *_waiting_units(wishes.config, facts),
         ),
         backend=backend,
@@ -236,14 +236,10 @@ def _waiting(
         yield "capture.outbound: all waits until the proxy can pass on what isn't for the mesh"
 
 
-def _waiting_ports(missing: Set[int], backend: Backend) -> Iterator[str]:
-    if not missing:
-        return
-    ports = f"port {', '.join(map(str, sorted(missing)))}: mutual TLS on the port itself"
-    if backend is Backend.IPTABLES:
-        yield f"{ports} can't be done with legacy iptables"
-    else:
-        yield f"{ports} waits until the proxy has a listener for it"
+def _waiting_ports(missing: Set[int]) -> Iterator[str]:
+    if missing:
+        ports = ", ".join(map(str, sorted(missing)))
+        yield f"port {ports}: mutual TLS on the port itself waits until the proxy has a listener for it"
 
 
 def _nameservers(facts: HostFacts, ipv6: Ipv6) -> tuple[IPAddress, ...]:

@@ -59,7 +59,7 @@ def lost(intent: Intent) -> tuple[str, ...]:
     found = ["iptables: the rules stay if the guard is killed; other programs can flush them, the guard restores them"]
     if intent.counted_ports or intent.strict_ports:
         found.append("iptables: at most 100 plain-text callers are known for each port, each counted up to 32")
-    if intent.inbound_families:
+    if intent.arriving_families:
         found.append("iptables: what comes in passes by REDIRECT; a host firewall sees port 15006 and must let it in")
     return tuple(found)
 
@@ -125,7 +125,7 @@ def _proxy_chains(intent: Intent, version: int) -> list[_Flip]:
         found.append(_Flip("nat", "claimed_gate", "to_proxy", "around_proxy"))
     if version in intent.bridged_families:
         found.append(_Flip("nat", *iptables_arriving.BRIDGED_GATE))
-    if version in intent.inbound_families:
+    if version in intent.arriving_families:
         found.append(_Flip("nat", *iptables_arriving.INBOUND_GATE))
     return found
 

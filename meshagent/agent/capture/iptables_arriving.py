@@ -36,14 +36,14 @@ _FLIPS = "flips when the proxy is dead"
 def redirected(intent: Intent, version: int) -> list[int]:
     """Ports of ours to which something from outside is redirected."""
     found = [BRIDGED] if version in intent.bridged_families else []
-    found += [INBOUND] if version in intent.inbound_families else []
+    found += [INBOUND] if version in intent.arriving_families else []
     return [OUTBOUND, *found] if found else []
 
 
 def hung(intent: Intent, version: int) -> dict[str, list[str]]:
     """Chains of table nat that are empty, and what they hold while the proxy hangs."""
     bridged = {"bridged_hung": _REFUSED[:1]} if version in intent.bridged_families else {}
-    return bridged | ({"inbound_hung": _REFUSED[:1]} if version in intent.inbound_families else {})
+    return bridged | ({"inbound_hung": _REFUSED[:1]} if version in intent.arriving_families else {})
 
 
 def nat(intent: Intent, version: int) -> tuple[list[tuple[str, str]], Chains]:
@@ -53,10 +53,15 @@ def nat(intent: Intent, version: int) -> tuple[list[tuple[str, str]], Chains]:
     if version in intent.bridged_families:
         jumps.append(("PREROUTING", "bridged"))
         _bridged(intent, version, chains)
-    if version in intent.inbound_families:
+    if version in intent.arriving_families:
         jumps.append(("PREROUTING", "arriving"))
         _arriving(intent, version, chains)
     return jumps, chains
+
+
+def ports(intent: Intent, version: int) -> list[int]:
+    """Those that are redirected because the mesh says so; what the proxy gets of them isn't judged in the kernel."""
+    return [each.port for each in intent.redirected if version in each.families]
 
 
 def left_over(intent: Intent, version: int) -> list[str]:
@@ -112,6 +117,7 @@ def _arriving(intent: Intent, version: int, chains: Chains) -> None:
         *(
             rule(f"-p tcp -m tcp --dport {port}", "-j RETURN", "requires mutual TLS: refused in table filter")
             for port in intent.strict_ports
+            if port not in ports(intent, version)
         ),
         *_ports(
             nft_text.merged(intent.inbound_direct_ports),
@@ -123,12 +129,22 @@ def _arriving(intent: Intent, version: int, chains: Chains) -> None:
         ),
         *(rule(f"-i {name}", "-j RETURN", "an interface excluded in agent.yaml") for name in intent.exclude.interfaces),
         rule("-m socket --transparent --nowildcard", "-j RETURN", "whoever listens for other hosts is no process here"),
-        rule("-p tcp -m socket --nowildcard", jump(gate), "somebody listens there"),
+        *(
+            rule(f"-p tcp {chosen}-m socket --nowildcard", jump(gate), "somebody listens there")
+            for chosen in _chosen(intent, version)
+        ),
     ]
     chains[gate] = [rule("", jump(to_proxy), _FLIPS)]
     chains[to_proxy] = _to_proxy("inbound_hung", INBOUND)
     chains["inbound_hung"] = []
     chains[around] = [rule("", "-j RETURN", "around the proxy: it is dead, the process is here")]
+
+
+def _chosen(intent: Intent, version: int) -> list[str]:
+    """Everything that was asked for in agent.yaml, else the ports that the mesh names."""
+    if version in intent.inbound_families:
+        return [""]
+    return [f"-m tcp --dport {port} " for port in ports(intent, version)]
 
 
 def _to_proxy(hung: str, port: int) -> list[str]:

@@ -255,8 +255,10 @@ def _left_over(intent: Intent, version: int) -> Iterable[str]:
 
 
 def _plain_text(intent: Intent, version: int) -> Iterable[str]:
-    redirected = version in intent.inbound_families
-    for port in intent.counted_ports:  # the port that was dialled: after a REDIRECT only conntrack knows
+    judged_by_proxy = iptables_arriving.ports(intent, version)
+    for port in intent.counted_ports:
+        redirected = version in intent.inbound_families and port not in judged_by_proxy
+        # the port that was dialled: after a REDIRECT only conntrack knows
         match = f"-p tcp -m conntrack --ctorigdstport {port}" if redirected else f"-p tcp -m tcp --dport {port}"
         yield _remember("callers", port, match, version, "plain text on a declared port: counted, left alone")
     for port in intent.strict_ports:

@@ -35,7 +35,7 @@ def stand4(capture_lab: Lab, backend: str) -> Iterator[Stand]:
 
 
 #: Rows that go the same ways over IPv6 as over IPv4 with legacy iptables; the long suite runs both.
-_IPV6_LATER = {"test_chains_arriving.py", "test_chains_bridges.py"}
+_IPV6_LATER = {"test_chains_arriving.py", "test_chains_bridges.py", "test_chains_redirected.py"}
 
 
 @pytest.hookimpl(tryfirst=True)

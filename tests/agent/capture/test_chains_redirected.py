@@ -9,7 +9,7 @@ from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Red
 from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.posture import PlaintextMode, Posture
 from tests.agent.capture.stand import Stand, service
-from tests.agent.capture.test_chains_arriving import REDIRECT, TPROXY, inbound_proxy
+from tests.agent.capture.test_chains_arriving import TPROXY, backend, inbound_proxy, mode, way
 
 pytestmark = pytest.mark.root
 
@@ -17,16 +17,7 @@ SERVICES = (service("db", 3306), service("web", 8080))
 STRICT = PlaintextMode.STRICT
 
 
-@pytest.fixture(params=[TPROXY, REDIRECT], ids=str)
-def mode(request: pytest.FixtureRequest) -> RedirectMode:
-    found: RedirectMode = request.param
-    return found
-
-
-@pytest.fixture
-def backend() -> str:
-    """Legacy iptables says that it can't (test_intent.py)."""
-    return "nft"
+__all__ = ["backend", "mode", "way"]  # fixtures of the rows for everything that comes in
 
 
 def policy(**strict: PlaintextMode) -> HostPolicy:

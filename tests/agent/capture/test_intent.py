@@ -308,7 +308,7 @@ def test_the_mesh_cant_make_a_host_fail_that_has_no_tproxy_or_no_nftables() -> N
     assert wanted_doors(config, Posture.STRICT, facts, MUTUAL) == {Door.PORTS_REDIRECT}
     assert wanted_doors(config, Posture.STRICT, host_facts(), MUTUAL) == {Door.PORTS_TPROXY}
     legacy = decided(services=services, policy=MUTUAL, facts=host_facts(nft_usable=False, iptables_usable=True))
-    assert legacy.redirected == () and "legacy iptables" in legacy.waiting[0]
+    assert [each.port for each in legacy.redirected] == [80] and legacy.inbound_mode is RedirectMode.REDIRECT
 
 
 def test_tproxy_on_a_kernel_without_it_is_an_error_that_says_what_to_set() -> None:

@@ -17,10 +17,10 @@ from meshagent.model.address import MeshAddress, parse_ip
 from meshagent.model.posture import Posture
 from tests.agent.capture.builders import decided
 from tests.agent.capture.test_nft import CASES as BOTH
-from tests.agent.capture.test_nft import MESH, MORE, SERVICES
+from tests.agent.capture.test_nft import MESH, MORE, PORTS, SERVICES
 
 #: Whatever this backend can do.
-CASES = BOTH | {name: intent for name, intent in MORE.items() if "tproxy" not in name}
+CASES = BOTH | {name: intent for name, intent in (MORE | PORTS).items() if "tproxy" not in name}
 GOLDEN = Path(__file__).parents[2] / "golden/iptables"
 PROGRAMS = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 
