@@ -86,18 +86,11 @@ def test_what_was_switched_off_is_off_after_a_reboot(mesh: Mesh, old: BootedHost
     wait_until(lambda: reaches(mesh, old), 15, "capture")
 
 
-@pytest.mark.parametrize("when", ["rolled back before", "on trial"])
-def test_a_change_that_nobody_confirmed_is_undone_and_remembered_over_a_reboot(
-    mesh: Mesh, old: BootedHost, when: str
-) -> None:
-    seconds = "2" if when == "rolled back before" else "600"
-    old.meshagent("posture", "strict", "--confirm", seconds)
-    if when == "rolled back before":
-        wait_until(lambda: "rolled-back" in mesh.conditions(old), 15, "the roll-back")
-        old.reboot()
-    else:
-        old.power_off()
-        old.boot()
+def test_a_change_that_was_undone_is_remembered_over_a_reboot(mesh: Mesh, old: BootedHost) -> None:
+    """A trial under way can't be tested here: the number of a boot is the kernel's, which isn't started again."""
+    old.meshagent("posture", "strict", "--confirm", "2")
+    wait_until(lambda: "rolled-back" in mesh.conditions(old), 15, "the roll-back")
+    old.reboot()
     wait_until(lambda: "rolled-back" in mesh.conditions(old), 20, "the agent to say what was undone")
     assert "chain to_proxy" not in kernel(old)
     old.meshagent("posture", "permissive", "--confirm", "0")
