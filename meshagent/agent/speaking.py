@@ -12,8 +12,9 @@ from meshagent.protocol.announce import Announced, announcement_message
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
 from meshagent.runtime.latest import Latest
 
-#: A start with warm caches knows how its services are within 0.3 s; one whose proxy can't start says so after this.
-FIRST_WORD_SECONDS = 3.0
+#: A start with warm caches knows how its services are within 0.3 s, on a busy host within some seconds; one whose proxy
+#: can't start says so after this. Less than the grace that the hub gives a silent host (15 s).
+FIRST_WORD_SECONDS = 8.0
 
 
 class Speaker:
