@@ -193,6 +193,17 @@ def clock_jumped(stage: Stage) -> str:
     return "hub"
 
 
+def clock_of_a_host_ahead(stage: Stage) -> str:
+    """An agent starts an hour ahead of everybody, lives so until its host says it, and is back in time."""
+    host = stage.host()
+    stage.mesh.agents[host.name].stop(15)
+    stage.mesh.start(host, env=wrong_clock("+1h"))
+    wait_until(lambda: "clock-skew" in stage.mesh.conditions(host), 60, "a host that sees it", 0.3)
+    stage.mesh.agents[host.name].stop(15)
+    stage.mesh.start(host)
+    return host.name
+
+
 def rules_flushed(stage: Stage) -> str:
     host = stage.host()
     host.run(["nft", "flush", "ruleset"], check=False)
@@ -226,6 +237,7 @@ FAULTS = (
     Fault("disk full", disk_full),
     Fault("cache damaged", cache_damaged),
     Fault("the hub's clock an hour ahead", clock_jumped),
+    Fault("a host's clock an hour ahead", clock_of_a_host_ahead),
     Fault("hub database locked", database_locked),
     Fault("all rules flushed", rules_flushed),
     Fault("link of a server down for 2 s", link_down, 30.0),

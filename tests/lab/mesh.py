@@ -10,7 +10,7 @@ import json
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from socket import socket
@@ -65,9 +65,9 @@ class Mesh:
             list(pool.map(lambda pair: self.join(pair[0], *pair[1]), wanted))
         self.settle()
 
-    def start(self, host: Host) -> Program:
+    def start(self, host: Host, env: Mapping[str, str] | None = None) -> Program:
         """Start (again) the agent of an enrolled host."""
-        self.agents[host.name] = host.start_meshagent("run", log="agent")
+        self.agents[host.name] = host.start_meshagent("run", log="agent", env=env)
         return self.agents[host.name]
 
     def settle(self, timeout: float = 20.0) -> None:
