@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from meshagent.agent.capture import text
 from meshagent.agent.capture.values import HostFacts
 from meshagent.config.settings import CaptureConfig, InboundScope
 from meshagent.guard.client import GuardClient, GuardRefusedError
@@ -26,8 +27,9 @@ log = structlog.get_logger()
 #: Should an event be lost: as soon as the other facts nobody announces.
 _RECHECK_SECONDS = 10.0
 
-_TPROXY = "type filter hook prerouting priority 0; meta l4proto tcp tproxy ip to 127.0.0.1:1 counter accept"
-_CGROUP = 'type filter hook output priority 0; socket cgroupv2 level {level} "{path}" counter'
+#: Where a rule stands, and the rule.
+_TPROXY = ("filter hook prerouting priority 0", "meta l4proto tcp tproxy ip to 127.0.0.1:1 counter accept")
+_CGROUP = ("filter hook output priority 0", 'socket cgroupv2 level {level} "{path}" counter')
 
 
 class Asked:
@@ -71,16 +73,17 @@ class Asked:
         found = await asyncio.to_thread(cgroups.find, units(config))
         changes: dict[str, object] = {"cgroups": found}
         if found:
-            rule = _CGROUP.format(level=found[0].level, path=found[0].path)
-            changes["cgroup_usable"] = await self._can("cgroups", rule)
+            hook, rule = _CGROUP
+            rule = rule.format(level=found[0].level, path=found[0].path)
+            changes["cgroup_usable"] = await self._can("cgroups", hook, rule)
         if config.inbound is InboundScope.ALL or self._policy.value.redirect:
-            changes["tproxy_usable"] = await self._can("tproxy", _TPROXY)
+            changes["tproxy_usable"] = await self._can("tproxy", *_TPROXY)
         self._facts.set(replace(self._facts.value, **changes))  # type: ignore[arg-type]
 
-    async def _can(self, what: str, chain: str) -> bool:
+    async def _can(self, what: str, hook: str, rule: str) -> bool:
         """Whether kernel and nft take such a rule; asked once. A guard that is away is no answer: taken as yes."""
         if what not in self._tried:
-            probe = Ruleset(rules=f"table inet {TABLE} {{\n\tchain probe {{\n\t\t{chain}\n\t}}\n}}\n")
+            probe = Ruleset(rules=f"table inet {TABLE} {{\n{text.chain('probe', hook, [rule])}}}\n")
             try:
                 await asyncio.to_thread(self._guard.check, probe)
                 self._tried[what] = True

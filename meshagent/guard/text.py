@@ -84,6 +84,9 @@ _LIST = ",\n\t\t\t\t"
 
 
 _BLOCK = re.compile(r"^\t(?P<kind>set|map|chain) (?P<name>\w+) \{\n(?P<body>.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
+_STATEMENT = re.compile(r'(?:"[^"\n]*"|[^";\n])+')
+_HOOK = re.compile(r"type \w+ hook \w+ priority [\w +-]+")
+_POLICY = re.compile(r"policy \w+")
 _ELEMENTS = re.compile(r"^\t\telements = \{[^}]*\}\n", re.MULTILINE)
 
 
@@ -91,12 +94,15 @@ def commands(text: str, name: str) -> str:
     """The same as ``text`` for a table that is there: one command for each chain, set, map and rule.
 
     ``table inet NAME { … }`` would define the table once more, with flags that must be those it has, and nft 1.0.6
-    can't write all flags. Raises ``RequestError`` where something of the text would be lost.
+    can't write all flags. Raises ``RequestError`` where something of the text would be lost, or would end a command:
+    outside the block that held it, what follows would be a command of its own.
     """
     blocks = list(_BLOCK.finditer(text))
     rest = _BLOCK.sub("", text).replace(f"table inet {name} {{\n", "", 1)
     if rest.strip() != "}":
         raise RequestError("refused-text", f"not a set, map or chain of our table: {rest.strip()[:80]!r}")
+    for found in blocks:
+        _require_no_end(found)
     chains = [found for found in blocks if found["kind"] == "chain"]
     made = [f"add chain inet {name} {found['name']}{_braced(_hook(found))}\n" for found in chains]
     filled = (found for kind in ("set", "map") for found in blocks if found["kind"] == kind)
@@ -109,9 +115,24 @@ def _braced(hook: str) -> str:
     return f" {{ {hook} }}" if hook else ""
 
 
+def _require_no_end(block: re.Match[str]) -> None:
+    depth = 0
+    for brace in _BRACE.finditer(_STRING.sub("", block["body"])):
+        depth += 1 if brace[0] == "{" else -1
+        if depth < 0:
+            break
+    if depth:
+        raise RequestError("refused-text", f"the braces of {block['kind']} {block['name']} don't match")
+
+
 def _rules(chain: re.Match[str]) -> list[str]:
-    lines = [line.strip() for line in chain["body"].splitlines()]
-    return [line for line in lines if line and line != _hook(chain)]
+    return _statements(chain)[_hook(chain).count(";") :]
+
+
+def _statements(chain: re.Match[str]) -> list[str]:
+    """What nft takes for one hook, policy or rule: it ends with its line or a semicolon."""
+    found = (statement[0].strip() for statement in _STATEMENT.finditer(chain["body"]))
+    return [statement for statement in found if statement]
 
 
 def emptied(contents: Sequence[tuple[str, str]], name: str) -> str:
@@ -163,5 +184,8 @@ def _same(one: re.Match[str], other: re.Match[str]) -> bool:
 
 
 def _hook(chain: re.Match[str]) -> str:
-    first = chain["body"].partition("\n")[0].strip()
-    return first if first.startswith("type ") and " hook " in first else ""
+    """Where the kernel calls the chain, and its policy: the statements it begins with, each with its semicolon."""
+    first, second, *_ = *_statements(chain), "", ""
+    if not _HOOK.fullmatch(first):
+        return ""
+    return f"{first}; {second};" if _POLICY.fullmatch(second) else f"{first};"

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from meshagent.agent.asked import Asked
+from meshagent.agent.capture import text
 from meshagent.agent.capture.values import HostFacts
 from meshagent.config.settings import CaptureConfig, Exclude, InboundScope
 from meshagent.guard.client import GuardClient
+from meshagent.guard.state import Ruleset
 from meshagent.lab import Lab
+from meshagent.model.marks import TABLE
 from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.runtime.latest import Latest
 from tests.agent.capture.stand import start_guard
@@ -80,7 +83,13 @@ def test_the_kernel_is_asked_through_the_guard_and_its_answer_counts(made: Units
         facts.set(HostFacts(proxy_uid=61001, tproxy_usable=False))
         await Asked(Latest(CaptureConfig()), mesh, facts, guard).start()
         assert facts.value.tproxy_usable, "asked because the mesh wants a port redirected"
-        assert not await asked._can("nonsense", "type filter hook output priority 0; tcp dport 99999 counter")
+        assert not await asked._can("nonsense", "filter hook output priority 0", "tcp dport 99999 counter")
+        guard.apply(Ruleset(rules=f"table inet {TABLE} {{\n{text.chain('a', 'filter hook output priority 0', [])}}}\n"))
+        facts.set(HostFacts(proxy_uid=61001, cgroup_usable=False, tproxy_usable=False))
+        again = Asked(Latest(config), Latest(HostPolicy()), facts, guard)
+        await again.start()
+        assert facts.value.cgroup_usable and facts.value.tproxy_usable, "also where our table is there already"
+        assert not await again._can("nonsense", "filter hook output priority 0", "tcp dport 99999 counter")
 
     with Lab() as lab:
         program, guard = start_guard(lab.host("a"))

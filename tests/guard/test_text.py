@@ -141,3 +141,36 @@ def test_a_chain_at_another_hook_is_another_chain() -> None:
 def test_maps_are_the_same_whatever_else_differs() -> None:
     assert text.same_maps(BEFORE, AFTER)
     assert not text.same_maps(BEFORE, BEFORE.replace("tcp : goto", "udp : goto"))
+
+
+def flat(body: str) -> list[str]:
+    return text.commands(f"table inet meshagent {{\n\tchain a {{\n{body}\t}}\n}}\n", "meshagent").splitlines()
+
+
+@pytest.mark.parametrize("between", ["\n\t\t", " ", ""])
+def test_hook_policy_and_rules_become_commands_of_their_own_also_on_one_line(between: str) -> None:
+    hook = "type filter hook prerouting priority mangle - 1;"
+    rule = 'counter comment "one; rule"'
+    assert flat(f"\t\t{hook}{between}policy accept;{between}tcp dport 80 accept;{between}{rule}\n") == [
+        f"add chain inet meshagent a {{ {hook} policy accept; }}",
+        "add rule inet meshagent a tcp dport 80 accept",
+        f"add rule inet meshagent a {rule}",
+    ]
+    assert flat(f"\t\t{hook}{between}{rule}\n") == [
+        f"add chain inet meshagent a {{ {hook} }}",
+        f"add rule inet meshagent a {rule}",
+    ]
+
+
+def test_nothing_in_a_chain_becomes_a_command_of_its_own() -> None:
+    lines = flat("\t\taccept; flush ruleset\n\t\ttype filter hook output priority 0; delete table ip x;\n")
+    assert all(line.startswith(("add chain inet meshagent a", "add rule inet meshagent a ")) for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["set", "map"])
+def test_a_block_whose_braces_close_too_early_is_no_command(kind: str) -> None:
+    early = f"\t{kind} a {{\n\t\ttype inet_service\n\t\t}}\n\t\tflush ruleset\n\t\t{kind} b {{\n\t}}\n"
+    candidate = f"table inet meshagent {{\n{early}}}\n"
+    text.require_table(candidate, "meshagent")
+    with pytest.raises(RequestError, match=f"braces of {kind} a"):
+        text.commands(candidate, "meshagent")
