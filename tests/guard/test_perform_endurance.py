@@ -16,7 +16,7 @@ from tests.guard.conftest import CLOSED, RULES, TABLE, UNOWNED, Guarded
 pytestmark = pytest.mark.root
 
 REPLACES = pytest.param(150, id="short"), pytest.param(2_000, id="long", marks=pytest.mark.long)
-APPLIES = pytest.param(500, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.long)
+APPLIES = pytest.param(250, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.long)
 
 
 def variants(rules: Ruleset, address: str, port: int) -> list[Ruleset]:

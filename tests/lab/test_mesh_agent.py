@@ -169,7 +169,7 @@ def test_an_idle_mesh_has_nothing_to_complain_about(mesh: Mesh) -> None:
         for host in mesh.members.values():
             seen.extend(mesh.conditions(host))
 
-    assert stays_false(look, 12, interval=0.5)
+    assert stays_false(look, 6, interval=0.5)
     assert seen == []
     chatter = {name: program.text()[logs[name] :] for name, program in mesh.agents.items()}
     assert chatter == {"web": "", "cache": ""}, "an idle agent has nothing to say"

@@ -29,7 +29,9 @@ def restart_hub(mesh: Mesh, env: dict[str, str] | None = None) -> None:
     wait_hub(mesh)
 
 
-@pytest.mark.parametrize(("offset", "side"), [("+1d", "behind"), ("-1d", "ahead of")])
+@pytest.mark.parametrize(
+    ("offset", "side"), [pytest.param("+1d", "behind", marks=pytest.mark.long), ("-1d", "ahead of")]
+)
 def test_a_hub_whose_clock_is_off_by_a_day_is_told_and_served_all_the_same(mesh: Mesh, offset: str, side: str) -> None:
     web = mesh.members["web"]
     with mesh.busy(web, "cache") as busy:

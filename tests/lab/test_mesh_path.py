@@ -19,7 +19,7 @@ spec: {mtls: {mode: STRICT}}
 """
 
 
-@pytest.fixture(params=[(4,), (6,), (4, 6)], ids=["ipv4", "ipv6", "dual"])
+@pytest.fixture(params=[pytest.param((4,), marks=pytest.mark.long), (6,), (4, 6)], ids=["ipv4", "ipv6", "dual"])
 def mesh(request: pytest.FixtureRequest, envoy: Path) -> Iterator[Mesh]:
     with open_mesh(request.param) as opened:
         yield opened

@@ -62,6 +62,7 @@ def test_services_are_added_removed_and_stopped_while_everything_runs(mesh: Mesh
     wait_until(lambda: mesh.conditions(cache) == [], 5)
 
 
+@pytest.mark.long  # the short form, with processes that are quickly up and down, is in test_data_path.py
 def test_of_two_redis_hosts_the_standby_takes_over_and_gives_back(mesh: Mesh) -> None:
     web, one, two = (mesh.lab.host(name) for name in ("web", "one", "two"))
     service = recipes.redis(one)

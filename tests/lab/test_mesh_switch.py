@@ -103,7 +103,13 @@ def test_off_ends_a_change_on_trial_and_on_brings_it_back_on_a_trial_of_its_own(
     wait_until(lambda: captures(web) and mesh.conditions(web) == [], 30)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["agent-killed", "agent-hangs"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, id="agent-killed"),
+        pytest.param(signal.SIGSTOP, id="agent-hangs", marks=pytest.mark.long),
+    ],
+)
 def test_without_an_agent_off_works_at_once_and_on_says_what_to_do(mesh: Mesh, how: signal.Signals) -> None:
     web, agent = mesh.lab.hosts["web"], mesh.agents["web"]
     with mesh.busy(web, "cache") as busy:
