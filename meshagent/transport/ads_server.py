@@ -55,7 +55,7 @@ Ending = tuple[grpc.StatusCode, str]
 
 
 def end_streams(sessions: Iterable[AdsSession]) -> None:
-    """Before a server stops: a stream still open then is cancelled, and grpc.aio prints a traceback for each."""
+    """Before a server stops: clients are told why, and nobody waits for the end of the server's grace."""
     for session in list(sessions):
         session.ended.set((grpc.StatusCode.UNAVAILABLE, "the server stops"))
 

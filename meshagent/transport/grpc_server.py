@@ -12,11 +12,13 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
+from grpc._cython import cygrpc
 
 from meshagent.model.errors import MeshagentError
 from meshagent.transport import unix
 from meshagent.transport.methods import Method, serialize
 from meshagent.transport.peer import Peer
+from meshagent.transport.serving import Server
 
 #: gRPC's own "connection" address -> who is there, or None to refuse the call.
 PeerOf = Callable[[str], Peer | None]
@@ -26,6 +28,9 @@ MAX_REQUEST = 8 << 20
 
 #: What ``context.read()`` gives when the client will send no more.
 EOF: Any = vars(grpc.aio)["EOF"]
+
+#: What gRPC raises in a call that goes on after its server stopped: no failure of the call, and nobody hears of it.
+SERVER_STOPPED: type[Exception] = vars(cygrpc)["_ServerStoppedError"]
 
 log = structlog.get_logger()
 
@@ -49,10 +54,10 @@ class Call:
     metadata: Mapping[str, str]
 
 
-def new_server() -> grpc.aio.Server:
+def new_server() -> Server:
     """A server that notices a vanished client within 10 s (a ping every 5 s, 5 s to answer)."""
-    return grpc.aio.server(
-        options=[
+    return Server(
+        [
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_REQUEST),
             ("grpc.max_send_message_length", -1),
@@ -68,12 +73,12 @@ def new_server() -> grpc.aio.Server:
     )
 
 
-def bind_loopback(server: grpc.aio.Server) -> int:
+def bind_loopback(server: Server) -> int:
     """Bind behind a TLS front; returns the port the front connects to."""
-    return int(server.add_insecure_port("127.0.0.1:0"))
+    return server.add_insecure_port("127.0.0.1:0")
 
 
-def bind_unix(server: grpc.aio.Server, path: Path, access: unix.Access) -> tuple[int, int] | None:
+def bind_unix(server: Server, path: Path, access: unix.Access) -> tuple[int, int] | None:
     """Bind a Unix socket with owner and mode set; returns what ``unix.remove`` wants to clean up after ``stop``.
 
     Raises ``MeshagentError`` (``already-running``) when a live process answers there.
@@ -88,7 +93,7 @@ def local_peer(_address: str) -> Peer:
     return Peer.local()
 
 
-def add_methods(server: grpc.aio.Server, handlers: Iterable["Handler"], peer_of: PeerOf) -> None:
+def add_methods(server: Server, handlers: Iterable["Handler"], peer_of: PeerOf) -> None:
     """Serve ``handlers``; a call whose connection ``peer_of`` doesn't know is refused."""
     services: dict[str, dict[str, Any]] = {}
     for handler in handlers:
@@ -157,7 +162,7 @@ async def refuse(context: Any, error: Exception, path: str) -> NoReturn:
 
     The metadata keys end in ``-bin`` because plain ones carry only ASCII.
     """
-    if isinstance(error, asyncio.CancelledError | grpc.aio.AbortError):
+    if isinstance(error, asyncio.CancelledError | grpc.aio.AbortError | SERVER_STOPPED):
         raise error
     if not isinstance(error, MeshagentError):
         log.error("call failed", method=path, exc_info=error)

@@ -13,6 +13,7 @@ from meshagent.transport.channel import hub_channel
 from meshagent.transport.front_limits import Limits
 from meshagent.transport.grpc_server import Handler, add_methods, bind_loopback, new_server
 from meshagent.transport.listener import TlsFront, server_context
+from meshagent.transport.serving import Server
 from tests.fakes.authority import Authority
 
 
@@ -20,7 +21,7 @@ from tests.fakes.authority import Authority
 class Hub:
     authority: Authority
     front: TlsFront
-    server: grpc.aio.Server
+    server: Server
     grpc_port: int
     context: Any
 
