@@ -60,10 +60,13 @@ class PortWatch:
     async def run(self) -> None:
         """Until cancelled."""
         followed = (self._proxy, self._unbound, self._names_served)
+        missing = False
         while True:
             versions = [value.version for value in followed]
-            if self._is_missing:
+            missing, before = self._is_missing, missing
+            if missing or before:  # once more when all is well again: what the look before told holds no longer
                 await self.look()
+            if missing:
                 await self._bind_again()
             await any_newer(followed, versions, LOOK_SECONDS if self._is_missing else None)
 
