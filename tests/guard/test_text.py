@@ -165,6 +165,7 @@ def test_hook_policy_and_rules_become_commands_of_their_own_also_on_one_line(bet
 def test_nothing_in_a_chain_becomes_a_command_of_its_own() -> None:
     lines = flat("\t\taccept; flush ruleset\n\t\ttype filter hook output priority 0; delete table ip x;\n")
     assert all(line.startswith(("add chain inet meshagent a", "add rule inet meshagent a ")) for line in lines)
+    assert not any(";" in line for line in lines if line.startswith("add rule")), "nft would begin a new command there"
 
 
 @pytest.mark.parametrize("kind", ["set", "map"])
