@@ -20,7 +20,7 @@ from tests.chaos.table import Outcome, render
 
 
 def main(arguments: list[str]) -> int:
-    """Bounded: 18 faults take 4 minutes a round on two idle cores."""
+    """Bounded: 19 faults take 4 minutes a round on two idle cores."""
     asked = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the lab ends with its block
     os.environ["MESHAGENT_ENVOY"] = str(envoy_binary())
