@@ -39,7 +39,8 @@ class Asked:
         self, config: Latest[CaptureConfig], policy: Latest[HostPolicy], facts: Latest[HostFacts], guard: GuardClient
     ) -> None:
         self._config, self._policy, self._facts, self._guard = config, policy, facts, guard
-        self._tried: dict[str, bool] = {}
+        self._can_do: set[str] = set()
+        self._refused: set[str] = set()
 
     async def start(self) -> None:
         """Once, before the first rules are decided."""
@@ -81,18 +82,25 @@ class Asked:
         self._facts.set(replace(self._facts.value, **changes))  # type: ignore[arg-type]
 
     async def _can(self, what: str, hook: str, rule: str) -> bool:
-        """Whether kernel and nft take such a rule; asked once. A guard that is away is no answer: taken as yes."""
-        if what not in self._tried:
-            probe = Ruleset(rules=f"table inet {TABLE} {{\n{text.chain('probe', hook, [rule])}}}\n")
-            try:
-                await asyncio.to_thread(self._guard.check, probe)
-                self._tried[what] = True
-            except GuardRefusedError as error:
+        """Whether kernel and nft take such a rule. A guard that is away is no answer: taken as yes.
+
+        A yes holds. A no is asked again at the next look: the unit may just have ended whose group the rule names, or
+        the kernel have had no memory.
+        """
+        if what in self._can_do:
+            return True
+        probe = Ruleset(rules=f"table inet {TABLE} {{\n{text.chain('probe', hook, [rule])}}}\n")
+        try:
+            await asyncio.to_thread(self._guard.check, probe)
+        except GuardRefusedError as error:
+            if what not in self._refused:
                 log.info("this kernel or nft can't match it", what=what, code=error.code, error=error.message)
-                self._tried[what] = False
-            except MeshagentError:
-                return True
-        return self._tried[what]
+            self._refused.add(what)
+            return False
+        except MeshagentError:
+            return True
+        self._can_do.add(what)
+        return True
 
 
 def units(config: CaptureConfig) -> frozenset[str]:

@@ -84,6 +84,7 @@ def test_the_kernel_is_asked_through_the_guard_and_its_answer_counts(made: Units
         await Asked(Latest(CaptureConfig()), mesh, facts, guard).start()
         assert facts.value.tproxy_usable, "asked because the mesh wants a port redirected"
         assert not await asked._can("nonsense", "filter hook output priority 0", "tcp dport 99999 counter")
+        assert await asked._can("nonsense", "filter hook output priority 0", "tcp dport 9999 counter"), "a no may pass"
         guard.apply(Ruleset(rules=f"table inet {TABLE} {{\n{text.chain('a', 'filter hook output priority 0', [])}}}\n"))
         facts.set(HostFacts(proxy_uid=61001, cgroup_usable=False, tproxy_usable=False))
         again = Asked(Latest(config), Latest(HostPolicy()), facts, guard)
