@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from meshagent.guard import decide, keeping, readback
 from meshagent.guard.backends import Nft, NoNft
 from meshagent.guard.installing import Facts, Plan, in_place, keeps
 from meshagent.guard.libnftables import Context, NftError
-from meshagent.guard.nftquery import inet_table_exists, inet_table_flags
+from meshagent.guard.nftquery import Asker
 from meshagent.guard.state import IPTABLES, Ruleset, State
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import ANCHOR_TABLE, HOLD_TABLE, TABLE
@@ -25,6 +25,7 @@ class Tables:
     context: Nft
     owner_supported: bool = False
     keep_supported: bool = False
+    _asker: Asker = field(default_factory=Asker)
 
     def probe(self, without: Collection[str] = ()) -> None:
         """Try what the kernel can do, by dry runs; kernels differ from their version numbers."""
@@ -41,12 +42,15 @@ class Tables:
 
     @property
     def anchored(self) -> bool:
-        return self.context.exists(ANCHOR_TABLE)
+        return self._there(ANCHOR_TABLE)
 
     @property
     def flags(self) -> int | None:
         """Of our table; None where it isn't there, or where nftables can't be used."""
-        return None if isinstance(self.context, NoNft) else inet_table_flags(TABLE)
+        return None if isinstance(self.context, NoNft) else self._asker.flags(TABLE)
+
+    def _there(self, table: str) -> bool:
+        return not isinstance(self.context, NoNft) and self._asker.exists(table)
 
     def facts(self, state: State, wanted: Ruleset, *, legacy: bool, intact: bool = False) -> Facts:
         """What has to be known to put ``wanted`` in place; ``legacy``: something of ours is in legacy tables."""
@@ -60,7 +64,7 @@ class Tables:
             intact=intact,
             keep_supported=self.keep_supported,
             flags=flags,
-            hold_present=self.owner_supported and inet_table_exists(HOLD_TABLE),
+            hold_present=self.owner_supported and self._there(HOLD_TABLE),
         )
         if not on_nft or in_place(state, wanted, facts):
             return facts

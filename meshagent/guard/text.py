@@ -8,6 +8,7 @@ are element changes of one of our tables, one per line, from a small alphabet.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from meshagent.guard.wire import RequestError
 
@@ -125,14 +126,18 @@ def _require_no_end(block: re.Match[str]) -> None:
         raise RequestError("refused-text", f"the braces of {block['kind']} {block['name']} don't match")
 
 
-def _rules(chain: re.Match[str]) -> list[str]:
-    return _statements(chain)[_hook(chain).count(";") :]
+def _rules(chain: re.Match[str]) -> tuple[str, ...]:
+    return _statements(chain["body"])[_hook(chain).count(";") :]
 
 
-def _statements(chain: re.Match[str]) -> list[str]:
-    """What nft takes for one hook, policy or rule: it ends with its line or a semicolon."""
-    found = (statement[0].strip() for statement in _STATEMENT.finditer(chain["body"]))
-    return [statement for statement in found if statement]
+@lru_cache(maxsize=256)
+def _statements(body: str) -> tuple[str, ...]:
+    """What nft takes for one hook, policy or rule: it ends with its line or a semicolon.
+
+    Kept, because each change of the rules asks for most chains of the ones before and the ones after several times.
+    """
+    found = (statement[0].strip() for statement in _STATEMENT.finditer(body))
+    return tuple(statement for statement in found if statement)
 
 
 def emptied(contents: Sequence[tuple[str, str]], name: str) -> str:
@@ -185,7 +190,7 @@ def _same(one: re.Match[str], other: re.Match[str]) -> bool:
 
 def _hook(chain: re.Match[str]) -> str:
     """Where the kernel calls the chain, and its policy: the statements it begins with, each with its semicolon."""
-    first, second, *_ = *_statements(chain), "", ""
+    first, second, *_ = *_statements(chain["body"]), "", ""
     if not _HOOK.fullmatch(first):
         return ""
     return f"{first}; {second};" if _POLICY.fullmatch(second) else f"{first};"
