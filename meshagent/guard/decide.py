@@ -86,7 +86,7 @@ def update(state: State, changes: Mapping[str, Change], expects: str, digest: st
     }
     wanted = replace(before, sets=sets, digest=digest)
     _require_acknowledged(state, wanted)
-    return Plan(replace(state, installed=wanted), elements.change_lines(TABLE, changes))
+    return Plan(replace(state, installed=wanted), changes=changes)
 
 
 def bare(state: State, facts: Facts) -> Plan:

@@ -19,10 +19,11 @@ Rules that matter here:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from meshagent.guard import elements
+from meshagent.guard.elements import Change
 from meshagent.guard.nftquery import PERSIST
 from meshagent.guard.state import IPTABLES, NFT, Ruleset, State
 from meshagent.guard.text import commands, emptied, exchanged, same_maps, with_elements, with_owner
@@ -76,8 +77,9 @@ class LegacyChange:
 class Plan:
     """One transaction (empty = none), the state once it is done, and what to remember.
 
-    With ``keep`` the table is made, or taken over, as one that is kept, before the transaction fills it. With
-    ``legacy`` the legacy tables change too: before the transaction where rules move there, else behind it.
+    ``changes`` are elements of sets that come and go, where that is the whole transaction. With ``keep`` the table is
+    made, or taken over, as one that is kept, before the transaction fills it. With ``legacy`` the legacy tables change
+    too: before the transaction where rules move there, else behind it.
     """
 
     state: State
@@ -85,6 +87,7 @@ class Plan:
     memory: Memory = Memory.KEEP
     legacy: LegacyChange | None = None
     keep: bool = False
+    changes: Mapping[str, Change] = field(default_factory=dict)
 
 
 # --- nftables --------------------------------------------------------------------------------------------------------

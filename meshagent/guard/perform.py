@@ -259,7 +259,7 @@ class Guard:
 
     def perform(self, plan: Plan) -> None:
         """Bring a plan into the kernel; the state follows when that was done. Raises ``RequestError``."""
-        if plan.batch or plan.legacy:
+        if plan.batch or plan.changes or plan.legacy:
             self._act(plan)
             self.applied_at = time.time()
             self.settled = not on_legacy(plan.state)
@@ -281,7 +281,7 @@ class Guard:
         if plan.legacy and on_legacy(plan.state):
             self.legacy.run(plan.legacy, self.state)
         try:
-            if plan.batch:
+            if plan.batch or plan.changes:
                 self.tables.run(plan)
         except RequestError:
             if plan.legacy and on_legacy(plan.state):

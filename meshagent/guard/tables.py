@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from meshagent.guard import decide, keeping, readback
+from meshagent.guard import decide, elements, keeping, readback, setchange, transaction
 from meshagent.guard.backends import Nft, NoNft
 from meshagent.guard.installing import Facts, Plan, in_place, keeps
 from meshagent.guard.libnftables import Context, NftError
@@ -93,8 +93,8 @@ class Tables:
         if plan.keep:
             self.keep()
         try:
-            self.context.run(plan.batch)
-        except NftError as error:
+            self._transact(plan)
+        except (NftError, OSError) as error:
             if made:
                 with contextlib.suppress(NftError):
                     self.context.run(f"delete table inet {TABLE}\n")
@@ -102,6 +102,13 @@ class Tables:
             if "not permitted" in str(error):
                 hint = "another process owns the table: is a second guard running in this network namespace?"
             raise RequestError("nft-failed", f"the kernel refused the rules: {error}", hint) from error
+
+    def _transact(self, plan: Plan) -> None:
+        socket = self.context.descriptor if isinstance(self.context, Context) else -1
+        if plan.changes and not plan.batch and socket >= 0 and setchange.fits(plan.changes):
+            transaction.run(socket, setchange.messages(TABLE, plan.changes))
+        else:
+            self.context.run(plan.batch + elements.change_lines(TABLE, plan.changes))
 
     def keep(self) -> None:
         """Own the table from now on: an empty one, or what another guard left."""

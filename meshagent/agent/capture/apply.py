@@ -65,11 +65,15 @@ class Applier:
                 if error.code == "rolled-back":
                     raise RolledBackError(str((self._guard.state()["rolled_back"] or {}).get("reason", ""))) from error
                 raise
-            self._applied, wanted = (intent, step.ruleset), _routes(routing.plan(intent))
-            if wanted != self._routing:
-                netlink.set_ours(*wanted)
-                self._routing = wanted
+            self._applied = intent, step.ruleset
+            if step.replace or self._routing is None:  # else only addresses differ
+                self._route(_routes(routing.plan(intent)))
             return done
+
+    def _route(self, wanted: tuple[set[Route], set[Rule]]) -> None:
+        if wanted != self._routing:
+            netlink.set_ours(*wanted)
+            self._routing = wanted
 
     def heal_routes(self) -> bool:
         """Put back routes and rules that somebody took away (systemd-networkd deletes foreign ones); True if any."""

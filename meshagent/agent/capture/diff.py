@@ -5,7 +5,8 @@ counters go on and 5,000 addresses are neither rendered nor sent again. Anything
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 
 from meshagent.agent.capture import nft
 from meshagent.agent.capture.backend import render
@@ -18,6 +19,9 @@ from meshagent.model.address import MeshAddress
 
 #: Addresses compared in one go while looking for where two lists begin to differ.
 _STRIDE = 256
+
+_NOT_IN_RULES = {"virtual", "claimed", "unserved", "spared", "refused", "waiting"}
+_rules_of = attrgetter(*(each.name for each in fields(Intent) if each.name not in _NOT_IN_RULES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,7 @@ def step(before: Intent | None, after: Intent, installed: Ruleset | None = None)
 
 def _same_rules(before: Intent, after: Intent) -> bool:
     """True when only addresses differ; who was spared or refused is not in the rules either."""
-    bare = [
-        replace(intent, virtual=(), claimed=(), unserved=(), spared=(), refused=(), waiting=())
-        for intent in (before, after)
-    ]
-    return bare[0] == bare[1]
+    return _rules_of(before) == _rules_of(after)
 
 
 def _change(before: Sequence[MeshAddress], after: Sequence[MeshAddress]) -> Change | None:
