@@ -21,9 +21,13 @@ StrPath = str | os.PathLike[str]
 READ_LIMIT = 16 << 20
 
 
-def write_atomic(path: StrPath, data: bytes | str, *, mode: int = 0o600, uid: int = -1, gid: int = -1) -> None:
-    """Replace ``path`` with ``data``, durably; ``uid``/``gid`` -1 leave the owner as created.
+def write_atomic(
+    path: StrPath, data: bytes | str, *, mode: int = 0o600, uid: int = -1, gid: int = -1, durable: bool = True
+) -> None:
+    """Replace ``path`` with ``data``; ``uid``/``gid`` -1 leave the owner as created.
 
+    ``durable``: it survives a power cut. Below /run nothing has to, and where that is a disk waiting for it takes
+    milliseconds in which somebody may wait for a proxy. A reader never meets half a file either way.
     Several writers at once each write whole; the last one stays. Raises ``MeshagentError``.
     """
     path = Path(path)
@@ -36,7 +40,8 @@ def write_atomic(path: StrPath, data: bytes | str, *, mode: int = 0o600, uid: in
             _write_all(descriptor, content)
             os.fchown(descriptor, uid, gid)
             os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
             new.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -44,7 +49,8 @@ def write_atomic(path: StrPath, data: bytes | str, *, mode: int = 0o600, uid: in
             raise
         finally:
             os.close(descriptor)
-        sync_dir(path.parent)
+        if durable:
+            sync_dir(path.parent)
 
 
 def _open_alone(new: Path) -> int:
@@ -144,14 +150,15 @@ def remove_tree(path: StrPath, *, wiped: bool = False) -> None:
                 shutil.rmtree(path)
 
 
-def remove_file(path: StrPath) -> None:
-    """Remove a file or link durably; harmless when there is none."""
+def remove_file(path: StrPath, *, durable: bool = True) -> None:
+    """Remove a file or link, ``durable`` as in ``write_atomic``; harmless when there is none."""
     with explained(f"remove {path}", path):
         try:
             Path(path).unlink()
         except FileNotFoundError:
             return
-        sync_dir(Path(path).parent)
+        if durable:
+            sync_dir(Path(path).parent)
 
 
 @contextlib.contextmanager

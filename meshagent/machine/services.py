@@ -9,6 +9,7 @@ Its parent is init from the beginning (or whoever adopts orphans here), so nothi
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -28,6 +29,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Runs "$@" as nobody's child: the shell prints its pid and ends, and only then it goes on. Envoy asks the kernel to be
 #: terminated with its parent (PR_SET_PDEATHSIG, and that is a thread), so it must have none when it asks.
 _ORPHAN = 'unset PWD; exec 3<&0; { read -r _ <&3; exec setsid -- "$@" 3<&- >&2; } & echo $!'
+#: The shell uses lower ones itself.
+_FIRST_FREE = 16
 #: How long a killed process may take to be gone, in seconds.
 _KILL_PATIENCE = 5.0
 
@@ -99,10 +102,13 @@ def start_detached(
     ``log``. Raises ``MeshagentError`` with the log's last line when it can't be started.
     """
     target = _target(argv, executable_fd)
-    command = _command(argv, executable_fd, uid, gid, capabilities)
-    inherited = [*pass_fds, *([executable_fd] if executable_fd is not None else [])]
     log_fd = _open_log(log)
     offset = os.fstat(log_fd).st_size
+    copy = fcntl.fcntl(executable_fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE) if executable_fd is not None else None
+    command, inherited = (
+        _command(argv, copy, uid, gid, capabilities),
+        [*pass_fds, *([copy] if copy is not None else [])],
+    )
     try:
         shell = subprocess.Popen(
             ["sh", "-c", _ORPHAN, "sh", *command],
@@ -117,7 +123,9 @@ def start_detached(
     except OSError as error:
         raise MeshagentError("service-not-started", f"could not start {argv[0]}: {error.strerror}") from error
     finally:
-        os.close(log_fd)
+        for descriptor in (log_fd, copy):
+            if descriptor is not None:
+                os.close(descriptor)
     return _await_exec(_orphan(shell), target, argv[0], log, offset, timeout)
 
 

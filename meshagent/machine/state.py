@@ -28,11 +28,22 @@ class StateRead:
 
 
 def write_state(
-    path: StrPath, data: Mapping[str, Any], *, format: int = 1, mode: int = 0o600, uid: int = -1, gid: int = -1
+    path: StrPath,
+    data: Mapping[str, Any],
+    *,
+    format: int = 1,
+    mode: int = 0o600,
+    uid: int = -1,
+    gid: int = -1,
+    durable: bool = True,
 ) -> None:
-    """Write ``data`` (JSON values) atomically as a state file of this format. Raises ``MeshagentError``."""
+    """Write ``data`` (JSON values) as a state file of this format, as ``files.write_atomic`` does.
+
+    Raises ``MeshagentError``.
+    """
     whole = {"format": format, "sha256": _digest(data), "data": data}
-    write_atomic(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n", mode=mode, uid=uid, gid=gid)
+    text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(path, text, mode=mode, uid=uid, gid=gid, durable=durable)
 
 
 def read_state(path: StrPath, *, format: int = 1, precious: bool = False, limit: int = READ_LIMIT) -> StateRead:

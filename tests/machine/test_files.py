@@ -20,6 +20,16 @@ def test_a_write_replaces_the_whole_file_with_mode_and_owner(tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
+def test_a_file_that_need_not_last_is_whole_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_text("much longer than what follows")
+    files.write_atomic(path, "new", mode=0o640, durable=False)
+    assert (path.read_text(), path.stat().st_mode & 0o7777) == ("new", 0o640)
+    files.remove_file(path, durable=False)
+    files.remove_file(path, durable=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_writer_left_is_used_again(tmp_path: Path) -> None:
     (tmp_path / ".state.new").write_text("half of somethi")
     files.write_atomic(tmp_path / "state", b"whole")

@@ -130,6 +130,19 @@ def test_one_that_can_not_start_says_why(tmp_path: Path, argv: list[str], why: s
         services.start_detached(argv, log=tmp_path / "log")
 
 
+@pytest.mark.parametrize("number", [3, 10, 200])
+def test_whatever_number_the_open_binary_has_it_is_executed(tmp_path: Path, number: int) -> None:
+    """The program that starts it uses descriptors of its own."""
+    script = (
+        "import os, sys; from pathlib import Path; from meshagent.machine import services\n"
+        "os.closerange(3, 256); opened = os.open('/bin/sleep', os.O_RDONLY); os.dup2(opened, int(sys.argv[1]))\n"
+        "handle = services.start_detached(['sleep', '1000'], log=Path(sys.argv[2]), executable_fd=int(sys.argv[1]))\n"
+        "assert services.alive(handle) and services.stop(handle, timeout=5.0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(number), str(tmp_path / "log")], check=False)
+    assert done.returncode == 0
+
+
 @pytest.mark.root
 def test_a_binary_in_a_closed_directory_runs_as_another_user_with_just_its_capabilities(tmp_path: Path) -> None:
     closed = tmp_path / "closed"

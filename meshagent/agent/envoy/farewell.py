@@ -17,7 +17,7 @@ def path(paths: Paths, base_id: int, epoch: int) -> Path:
 def write(paths: Paths, base_id: int, epoch: int, *, go: bool) -> Path:
     """``go``: idle HTTP connections hear GOAWAY or are closed from now on. Envoy notices a file that is moved there."""
     file = path(paths, base_id, epoch)
-    files.write_atomic(file, "1\n" if go else "0\n", mode=0o644)
+    files.write_atomic(file, "1\n" if go else "0\n", mode=0o644, durable=False)
     return file
 
 
@@ -25,4 +25,4 @@ def clean(paths: Paths, keep: int = 0) -> None:
     """Remove the files of all epochs but those with the number ``keep``."""
     for file in paths.run.glob("proxy-*-*.drain"):
         if not file.name.startswith(f"proxy-{keep}-"):
-            files.remove_file(file)
+            files.remove_file(file, durable=False)

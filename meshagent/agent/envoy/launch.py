@@ -85,11 +85,11 @@ class Launcher:
         kept = f"_{parent.base_id * 10 + parent.epoch}" if parent is not None else "-"
         for socket in self._paths.proxy_dir.glob("hot_*"):
             if not socket.name.endswith(kept):
-                files.remove_file(socket)
+                files.remove_file(socket, durable=False)
         for leftover in (*self._paths.proxy_dir.glob("admin-*.sock"), *self._paths.run.glob("proxy-*.json")):
-            files.remove_file(leftover)
+            files.remove_file(leftover, durable=False)
         farewell.clean(self._paths, keep=parent.base_id if parent is not None else 0)
-        files.remove_file(segment(base_id))
+        files.remove_file(segment(base_id), durable=False)
 
     def start(self, program: Binary, epoch: int, base_id: int) -> services.Handle:
         """Blocks until the binary executes (milliseconds). Raises ``MeshagentError``."""
@@ -129,7 +129,7 @@ class Launcher:
         path = self._paths.run / f"proxy-{epoch}.json"
         heap = heap_limit(self.settings().memory, memory.cgroup_limit(), memory.host_total())
         text = json.dumps(render(self._node, sockets, heap), indent=1)
-        files.write_atomic(path, text, mode=0o640, gid=self._user.gid)
+        files.write_atomic(path, text, mode=0o640, gid=self._user.gid, durable=False)
         return path
 
     def _argv(self, bootstrap: Path, epoch: int, base_id: int) -> list[str]:

@@ -20,7 +20,15 @@ from meshagent.agent.envoy import adopting, handover
 from meshagent.agent.envoy.admin import Admin
 from meshagent.agent.envoy.binary import Binary
 from meshagent.agent.envoy.complaints import Complaints
-from meshagent.agent.envoy.epochs import CRASH_LOOP, HEALTHY_SECONDS, Verdict, deaths_in_a_row, next_epoch, restart_wait
+from meshagent.agent.envoy.epochs import (
+    CRASH_LOOP,
+    HEALTHY_SECONDS,
+    Verdict,
+    deaths_in_a_row,
+    look_wait,
+    next_epoch,
+    restart_wait,
+)
 from meshagent.agent.envoy.launch import Launcher
 from meshagent.agent.envoy.looking import Looker
 from meshagent.agent.envoy.record import Older, Record, Records
@@ -36,10 +44,7 @@ from meshagent.runtime.latest import Latest
 
 log = structlog.get_logger()
 
-#: Seconds between looks at a proxy that is starting, and at one that serves.
-STARTING_LOOK = 0.02
-SERVING_LOOK = 1.0
-#: Between looks at the binary on disk.
+#: Seconds between looks at the binary on disk.
 UPGRADE_LOOK = 10.0
 
 #: A look may take this long: a main thread that takes in 1,000 clusters is busy for half a second.
@@ -195,11 +200,11 @@ class Proxy:
     async def _serving(self, handle: services.Handle, program: Binary, epoch: int) -> int:
         """A pidfd of the next epoch once it serves; it is ended when it doesn't come to that."""
         looker = Looker(Admin(self._launcher.admin_socket(epoch), ADMIN_PATIENCE), self._clock)
-        deadline = self._clock.monotonic() + RESTART_PATIENCE
-        while services.alive(handle) and self._clock.monotonic() < deadline:
+        began = self._clock.monotonic()
+        while services.alive(handle) and (age := self._clock.monotonic() - began) < RESTART_PATIENCE:
             if (await looker.look()).ready and (pidfd := services.adopt(handle)) is not None:
                 return pidfd
-            await asyncio.sleep(STARTING_LOOK)
+            await asyncio.sleep(look_wait(age, ready=False))
         await services.stop_async(handle, timeout=1.0)
         raise MeshagentError(
             "restart-failed",
@@ -254,7 +259,7 @@ class Proxy:
                 upgrade_due = now + UPGRADE_LOOK
                 await self._look_at_disk(record)
             self._launcher.bound_log()
-            await asyncio.sleep(SERVING_LOOK if look.ready else STARTING_LOOK)
+            await asyncio.sleep(look_wait(now - born, ready=look.ready))
 
     def _ready(self, ready: bool) -> None:
         if ready and not self.state.value.ready:

@@ -87,10 +87,10 @@ class Records:
             "parent": _older_dict(record.parent) if record.parent else None,
             "coming": record.coming,
         }
-        state.write_state(self._record, data)
+        state.write_state(self._record, data, durable=False)
 
     def clear(self) -> None:
-        files.remove_file(self._record)
+        files.remove_file(self._record, durable=False)
 
     def base_id(self, choose: Callable[[range], int] = random.choice, *, used: int = 0) -> int:
         """This root's number, the same for good. A copied root gets one of its own: the number is bound to the path.

@@ -9,6 +9,7 @@ from meshagent.agent.envoy.epochs import (
     Verdict,
     deaths_in_a_row,
     judge_silence,
+    look_wait,
     next_epoch,
     on_start,
     parse_version,
@@ -33,6 +34,10 @@ def test_only_a_proven_process_that_is_not_on_its_way_out_is_adopted(found: Foun
 
 def test_the_first_restart_is_at_once_and_a_crash_loop_slows_down_to_half_a_minute() -> None:
     assert [restart_wait(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 100)] == [0, 0.2, 1, 5, 10, 20, 30, 30, 30]
+
+
+def test_one_that_boots_is_looked_at_often_and_one_that_waits_seldom() -> None:
+    assert look_wait(0.1, ready=False) < 0.01 < look_wait(60.0, ready=False) < look_wait(60.0, ready=True)
 
 
 def test_a_proxy_that_lived_well_starts_the_count_anew() -> None:
