@@ -105,19 +105,15 @@ def start_detached(
     log_fd = _open_log(log)
     offset = os.fstat(log_fd).st_size
     copy = fcntl.fcntl(executable_fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE) if executable_fd is not None else None
-    command, inherited = (
-        _command(argv, copy, uid, gid, capabilities),
-        [*pass_fds, *([copy] if copy is not None else [])],
-    )
     try:
         shell = subprocess.Popen(
-            ["sh", "-c", _ORPHAN, "sh", *command],
+            ["sh", "-c", _ORPHAN, "sh", *_command(argv, copy, uid, gid, capabilities)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_fd,
             cwd=cwd,
             env={"PATH": _PATH, "LANG": "C.UTF-8", **(env or {})},
-            pass_fds=inherited,
+            pass_fds=[*pass_fds, *([copy] if copy is not None else [])],
             start_new_session=True,
         )
     except OSError as error:

@@ -49,7 +49,11 @@ def sizes(stage: Stage) -> Iterator[tuple[str, float]]:
 
 
 def crash(stage: Stage) -> float:
-    """Milliseconds from the kill of the client's Envoy until Redis answers through the one that came instead."""
+    """Milliseconds from the kill of the client's Envoy until Redis answers through the one that came instead.
+
+    The agent has finished its own start: that is what it is like when something dies.
+    """
+    wait_until(lambda: _settled(stage.client), what="the agent to be connected and in sync")
     pid = int(stage.client.meshagent_json("status")["proxy"]["pid"])
     wait_until(lambda: _redis_answers(stage, stage.client), what="Redis before the kill", interval=0.005)
     psutil.Process(pid).kill()
@@ -58,6 +62,11 @@ def crash(stage: Stage) -> float:
     taken = (time.monotonic() - began) * 1e3
     stage.client.meshagent_json("status")
     return taken
+
+
+def _settled(host: Host) -> bool:
+    status = host.meshagent_json("status")
+    return bool(status["control_plane"]["connected"] and status["capture"]["in_sync"] and status["proxy"]["ready"])
 
 
 def adopt(stage: Stage) -> float:
