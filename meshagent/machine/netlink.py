@@ -1,4 +1,4 @@
-"""Addresses, routes and rules of this network namespace, through pyroute2; links are never changed.
+"""Addresses, routes and rules of this network namespace; changed through pyroute2, links never.
 
 Routes and rules we add carry ``ROUTE_PROTOCOL`` as their origin (rtm_protocol), which is how they are told from
 everybody else's when they go. Calls take a few milliseconds and may be made from an event loop's thread.
@@ -11,13 +11,12 @@ import socket
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from meshagent.machine import pyroute, rtnetlink
-from meshagent.machine.rtnetlink import MAIN_TABLE, Route, Rule
-from meshagent.model.address import IPAddress, parse_ip
+from meshagent.machine import links, pyroute, rtnetlink
+from meshagent.machine.links import MAIN_TABLE, Address, Route, Rule
+from meshagent.model.address import IPAddress
 from meshagent.model.errors import MeshagentError
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "changes",
     "ensure_route",
     "ensure_rule",
-    "off_loop",
     "our_routes",
     "our_rules",
     "preferred_source",
@@ -40,52 +38,20 @@ __all__ = [
 
 T = TypeVar("T")
 
-# include/uapi/linux/rtnetlink.h, if_addr.h
-_SCOPE_GLOBAL = 0
-_TENTATIVE_DADFAILED_DEPRECATED = 0x40 | 0x08 | 0x20
+# include/uapi/linux/rtnetlink.h
 _GROUPS = 0x10 | 0x100 | 0x40 | 0x400  # RTMGRP_IPV4_IFADDR, _IPV6_IFADDR, _IPV4_ROUTE, _IPV6_ROUTE
 _GROUP_IPV4_RULE, _GROUP_IPV6_RULE = 8, 19
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A usable address of global scope and the interface that has it."""
-
-    ip: IPAddress
-    prefix_length: int
-    interface: str
-
-
 def addresses() -> tuple[Address, ...]:
     """This host's addresses of global scope that can be used now, IPv4 first; loopback's are not among them."""
-
-    def ask(ip: Any) -> list[Address]:
-        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
-        found = []
-        for message in ip.get_addr():
-            flags = message.get_attr("IFA_FLAGS") or message["flags"]
-            if message["scope"] == _SCOPE_GLOBAL and not flags & _TENTATIVE_DADFAILED_DEPRECATED:
-                text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-                found.append(Address(ip_address(text), message["prefixlen"], names.get(message["index"], "")))
-        return found
-
-    found = [each for each in _with_netlink("list addresses", ask) if each.interface != "lo"]
+    found = _read("list addresses", lambda: [each for each in links.addresses() if each.interface != "lo"])
     return tuple(sorted(found, key=lambda each: (each.ip.version, each.interface, int(each.ip))))
 
 
 def gateways() -> tuple[IPAddress, ...]:
     """Next hops of the default routes of both families, of all tables."""
-
-    def ask(ip: Any) -> list[IPAddress]:
-        found = []
-        for version in rtnetlink.FAMILIES:
-            for message in ip.get_routes(family=version, dst_len=0):
-                hops = [message.get_attr("RTA_GATEWAY")]
-                hops += [hop.get_attr("RTA_GATEWAY") for hop in message.get_attr("RTA_MULTIPATH") or ()]
-                found += [gateway for hop in hops if hop and (gateway := parse_ip(hop)) is not None]
-        return found
-
-    return tuple(dict.fromkeys(_with_netlink("read the default routes", ask)))
+    return tuple(dict.fromkeys(_read("read the default routes", lambda: list(links.gateways()))))
 
 
 def preferred_source(destination: IPAddress) -> IPAddress | None:
@@ -131,23 +97,19 @@ def remove_ours() -> int:
                 count += 1
         return count
 
+    if not our_routes() and not our_rules():
+        return 0  # the usual case, which needs no pyroute2
     return _with_netlink("remove our routes and rules", remove)
 
 
 def our_routes() -> tuple[Route, ...]:
     """The routes whose protocol is ours, as the kernel has them."""
-    return tuple(_with_netlink("list our routes", rtnetlink.read_routes))
+    return tuple(_read("list our routes", links.our_routes))
 
 
 def our_rules() -> tuple[Rule, ...]:
     """The rules whose protocol is ours, as the kernel has them."""
-
-    def ask(ip: Any) -> list[Rule]:
-        return [
-            rtnetlink.read_rule(message) for family in rtnetlink.FAMILIES for message in rtnetlink.our_rules(ip, family)
-        ]
-
-    return tuple(_with_netlink("list our rules", ask))
+    return tuple(_read("list our rules", links.our_rules))
 
 
 def set_ours(routes: Iterable[Route], rules: Iterable[Rule]) -> None:
@@ -170,6 +132,13 @@ def _remove_rule(rule: Rule) -> None:
     )
 
 
+def _read(doing: str, ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except OSError as error:
+        raise _explained(doing, error) from error
+
+
 def _with_netlink(doing: str, ask: Callable[[Any], T]) -> T:
     IPRoute, NetlinkError = pyroute.iproute(), pyroute.netlink_error()  # noqa: N806  # they are classes
 
@@ -178,14 +147,18 @@ def _with_netlink(doing: str, ask: Callable[[Any], T]) -> T:
             return ask(ip)
 
     try:
-        return off_loop(talk)
+        return _off_loop(talk)
     except (NetlinkError, OSError) as error:
-        why = error.args[1] if len(error.args) > 1 else error
-        hint = "run it as root" if error.args and error.args[0] in (errno.EPERM, errno.EACCES) else ""
-        raise MeshagentError("netlink", f"could not {doing}: {why}", hint=hint) from error
+        raise _explained(doing, error) from error
 
 
-def off_loop(function: Callable[[], T]) -> T:
+def _explained(doing: str, error: Exception) -> MeshagentError:
+    why = error.args[1] if len(error.args) > 1 else error
+    hint = "run it as root" if error.args and error.args[0] in (errno.EPERM, errno.EACCES) else ""
+    return MeshagentError("netlink", f"could not {doing}: {why}", hint=hint)
+
+
+def _off_loop(function: Callable[[], T]) -> T:
     """Call ``function`` where no event loop runs: pyroute2 0.9 drives one of its own even for plain calls."""
     try:
         asyncio.get_running_loop()

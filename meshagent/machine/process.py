@@ -239,16 +239,15 @@ def _small(path: str) -> str:
 def namespace(pid: int | str = "self", kind: str = "net") -> int | None:
     """Inode of a namespace (``net``, ``mnt``, …) of a process; None when it is gone, a zombie, or not ours to see."""
     try:
-        return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino  # noqa: PTH116 - asked for every process
     except OSError:
         return None
 
 
 def pids() -> Iterator[int]:
     """All process ids visible here, as of now."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isascii() and entry.name.isdigit():
-            yield int(entry.name)
+    with os.scandir("/proc") as entries:  # a Path for each takes three times as long
+        return iter([int(entry.name) for entry in entries if entry.name.isascii() and entry.name.isdigit()])
 
 
 @contextlib.contextmanager

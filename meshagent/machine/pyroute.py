@@ -1,9 +1,9 @@
-"""The three things we use of pyroute2, without the rest of it.
+"""What we use of pyroute2, to change routes and rules, without the rest of it.
 
 ``import pyroute2`` loads everything the library can do (databases of links, IPVS, wireless): 13.6 MB. Loaded one by one
-from a package whose ``__init__`` was not run, what we use takes 7.1 MB (pyroute2 0.9.7, Python 3.11). The daemon's
-memory is budgeted. Import where it is used: most commands need none of it. Two modules that it names at import and
-that nothing of ours reaches (``ssl`` for its probes, ``unittest.mock`` for its tests) get a stand-in meanwhile.
+from a package whose ``__init__`` was not run, what we use takes 7.1 MB (pyroute2 0.9.7, Python 3.11), so it is imported
+where it is used: most commands, and an agent without routes of its own, need none of it. Two modules that it names at
+import and that nothing of ours reaches (``ssl`` for its probes, ``unittest.mock`` for its tests) get a stand-in.
 """
 
 import contextlib
@@ -23,14 +23,6 @@ def iproute() -> Any:
         from pyroute2.iproute.linux import IPRoute
 
     return IPRoute
-
-
-def diag_socket() -> Any:
-    """The class ``DiagSocket``: sockets as the kernel lists them (sock_diag(7))."""
-    with _prepared():
-        from pyroute2.netlink.diag import DiagSocket
-
-    return DiagSocket
 
 
 def netlink_error() -> Any:

@@ -1,41 +1,16 @@
-"""Routes and rules as pyroute2 asks the kernel for them, and as the kernel tells them: rtnetlink(7) messages."""
+"""Routes and rules as pyroute2 asks the kernel to change them; reading them is in ``links.py``."""
 
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Any
 
-from meshagent.machine import pyroute
-from meshagent.model.address import IPNetwork
+from meshagent.machine import links, pyroute
+from meshagent.machine.links import FAMILIES, MAIN_TABLE, Route, Rule
 from meshagent.model.errors import MeshagentError
 from meshagent.model.marks import ROUTE_PROTOCOL
 
-MAIN_TABLE = 254
-# include/uapi/linux/rtnetlink.h
-_UNICAST, _LOCAL = 1, 2
-FAMILIES = (socket.AF_INET, socket.AF_INET6)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """``kind`` is ``local`` (deliver here) or ``unicast``; over ``device``, in ``table``; no gateway."""
-
-    destination: IPNetwork
-    device: str = "lo"
-    table: int = MAIN_TABLE
-    kind: str = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Packets of this IP ``version`` with this firewall mark are routed by ``table``."""
-
-    version: int
-    mark: int
-    table: int
-    priority: int
+__all__ = ["FAMILIES", "MAIN_TABLE", "Route", "Rule"]
 
 
 def route_request(ip: Any, route: Route) -> dict[str, Any]:
@@ -66,7 +41,7 @@ def rule_request(rule: Rule) -> dict[str, Any]:
 
 def add_route(ip: Any, route: Route) -> None:
     """Add unless it is there as ours. Not "replace": it doubles IPv6 local routes and takes others' IPv4 routes."""
-    if present(ip.route, "add", **route_request(ip, route)) and route not in read_routes(ip):
+    if present(ip.route, "add", **route_request(ip, route)) and route not in links.our_routes():
         raise MeshagentError(
             "route-taken",
             f"table {route.table} already has another route to {route.destination}",
@@ -76,11 +51,6 @@ def add_route(ip: Any, route: Route) -> None:
 
 def add_rule(ip: Any, rule: Rule) -> None:
     present(ip.rule, "add", **rule_request(rule))
-
-
-def read_routes(ip: Any) -> list[Route]:
-    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in ip.get_links()}
-    return [read_route(message, names) for version in FAMILIES for message in our_routes(ip, version)]
 
 
 def present(call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
@@ -129,18 +99,6 @@ def same_route(message: Any) -> dict[str, Any]:
 def _destination(message: Any) -> str:
     everything = "0.0.0.0" if message["family"] == socket.AF_INET else "::"  # noqa: S104 (a prefix, nothing is bound)
     return f"{message.get_attr('RTA_DST') or everything}/{message['dst_len']}"
-
-
-def read_route(message: Any, names: dict[int, str]) -> Route:
-    kind = {_UNICAST: "unicast", _LOCAL: "local"}.get(message["type"], str(message["type"]))
-    device = names.get(message.get_attr("RTA_OIF") or 0, "")
-    return Route(ip_network(_destination(message)), device, message.get_attr("RTA_TABLE"), kind)
-
-
-def read_rule(message: Any) -> Rule:
-    version = 4 if message["family"] == socket.AF_INET else 6
-    mark, table = message.get_attr("FRA_FWMARK") or 0, message.get_attr("FRA_TABLE")
-    return Rule(version, mark, table, message.get_attr("FRA_PRIORITY") or 0)
 
 
 def family(version: int) -> int:
