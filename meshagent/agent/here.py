@@ -14,7 +14,8 @@ from meshagent.agent.capture.intent import HostFacts
 from meshagent.agent.capture.usable import usable_backends
 from meshagent.agent.names.resolver import ResolvConf, follow, read_resolv_conf
 from meshagent.machine import facts as machine_facts
-from meshagent.machine import login, netlink, sockets
+from meshagent.machine import netlink
+from meshagent.machine.login import LoginLook
 from meshagent.model.address import HostPort, IPAddress, parse_ip
 from meshagent.runtime.latest import Latest
 
@@ -25,6 +26,7 @@ _RECHECK_SECONDS = 10.0
 class _Read:
     """One look at the machine."""
 
+    own: frozenset[IPAddress] = frozenset()
     addresses: tuple[IPAddress, ...] = ()
     gateways: frozenset[IPAddress] = frozenset()
     sshd_ports: frozenset[int] = frozenset()
@@ -39,6 +41,7 @@ class Here:
         self._hubs = tuple(hubs)
         self._advertise = tuple(advertise)
         self._hub_known: frozenset[IPAddress] = frozenset()
+        self._logins = LoginLook()
         self.conf: Latest[ResolvConf] = Latest(ResolvConf(exists=False))
         self.addresses: Latest[tuple[IPAddress, ...]] = Latest(())
         here, (nft, iptables) = machine_facts.gather(), usable_backends()
@@ -82,22 +85,23 @@ class Here:
 
     def _read(self) -> _Read:
         self._hub_known = resolve_hubs(self._hubs) or self._hub_known
-        own = {address.ip for address in netlink.addresses()}
+        own = frozenset(address.ip for address in netlink.addresses())
+        logins = self._logins.look(own)
         return _Read(
+            own=own,
             addresses=self._advertise or _preferred_first(self._hub_known),
             gateways=frozenset(netlink.gateways()),
-            sshd_ports=sockets.login_ports(),
-            session_ports=login.session_ports(own),
+            sshd_ports=logins.servers,
+            session_ports=logins.sessions,
             hub=self._hub_known,
         )
 
     def _take(self, read: _Read) -> None:
         self.addresses.set(read.addresses)
-        own = frozenset(address.ip for address in netlink.addresses())
         self.facts.set(
             replace(
                 self.facts.value,
-                own_addresses=own,
+                own_addresses=read.own,
                 gateways=read.gateways,
                 sshd_ports=read.sshd_ports,
                 session_ports=read.session_ports,

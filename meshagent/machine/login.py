@@ -8,11 +8,12 @@ or lab host isn't cut by rules in here.
 
 import os
 import struct
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from meshagent.machine import process
+from meshagent.machine import process, sockets
 from meshagent.machine.sockets import LOGIN_SERVERS, unmapped
 from meshagent.model.address import IPAddress, parse_ip
 
@@ -22,6 +23,8 @@ _UTMP_RECORD = 384
 _USER_PROCESS = 7
 #: Listener, monitor, session process, shell: a login's shell is at most this many steps below a login server.
 _GENERATIONS = 4
+#: systemd's sockets come and go with listening sockets; this is for what nobody thought of.
+_UNITS_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,62 @@ def remote_login(own_addresses: Collection[IPAddress], pid: int = 0) -> RemoteLo
     return RemoteLogin("terminal") if _terminal_is_remote() else None
 
 
+@dataclass(frozen=True, slots=True)
+class Logins:
+    """Local ports. ``servers``: a login server listens there now. ``sessions``: a session that is open now came in
+    there, whether or not a server still listens."""
+
+    servers: frozenset[int] = frozenset()
+    sessions: frozenset[int] = frozenset()
+
+
+class LoginLook:
+    """Looks again and again, cheaply: one small file for each process, more only of login servers and below them.
+
+    systemd is asked for its sockets when the listening ones have changed, at the latest after ``_UNITS_SECONDS``.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        units: Callable[[], frozenset[int]] = sockets.ports_of_login_units,
+    ) -> None:
+        self._clock, self._ask_units = clock, units
+        self._units: frozenset[int] = frozenset()
+        self._asked: tuple[frozenset[int], float] | None = None  # the listening sockets then, and when
+
+    def look(self, own_addresses: Collection[IPAddress]) -> Logins:
+        """Now. ``own_addresses``: as for ``remote_login``. Raises ``MeshagentError`` where sockets can't be listed."""
+        everyone, listening = process.everyone(), sockets.listening_ports()
+        servers = [pid for pid, (name, _) in everyone.items() if name in _SESSION_PROCESSES and _is_here(pid)]
+        named = [pid for pid in servers if everyone[pid][0] in LOGIN_SERVERS]
+        held = {listening[inode] for pid in named for inode in sockets.socket_inodes(pid) if inode in listening}
+        sessions = _sessions(servers, {pid: parent for pid, (_, parent) in everyone.items()}, own_addresses)
+        return Logins(frozenset(held) | self._of_units(frozenset(listening)), sessions)
+
+    def _of_units(self, listening: frozenset[int]) -> frozenset[int]:
+        now = self._clock()
+        if self._asked is None or self._asked[0] != listening or now - self._asked[1] >= _UNITS_SECONDS:
+            self._units, self._asked = self._ask_units(), (listening, now)
+        return self._units
+
+
 def session_ports(own_addresses: Collection[IPAddress]) -> frozenset[int]:
     """Local ports on which login sessions that are open now came in, whether or not a server still listens there."""
+    everyone = process.everyone()
+    servers = [pid for pid, (name, _) in everyone.items() if name in _SESSION_PROCESSES and _is_here(pid)]
+    return _sessions(servers, {pid: parent for pid, (_, parent) in everyone.items()}, own_addresses)
+
+
+def _sessions(
+    servers: Iterable[int], parents: Mapping[int, int], own_addresses: Collection[IPAddress]
+) -> frozenset[int]:
+    """The ports of sessions among the descendants of ``servers``."""
     children: dict[int, list[int]] = {}
-    for pid in process.pids():
-        children.setdefault(process.parent(pid), []).append(pid)
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
     found: set[int] = set()
-    waiting = [pid for pids in children.values() for pid in pids if _is_login_server(pid)]
+    waiting = list(servers)
     for _ in range(_GENERATIONS):
         waiting = [child for pid in waiting for child in children.get(pid, ())]
         sessions = (_from_environment(pid, own_addresses) for pid in waiting)
@@ -86,7 +138,11 @@ def parse_ssh_connection(text: str) -> tuple[IPAddress, int, IPAddress, int] | N
 
 
 def _is_login_server(pid: int) -> bool:
-    return process.comm(pid) in _SESSION_PROCESSES and process.namespace(pid) == process.namespace()
+    return process.comm(pid) in _SESSION_PROCESSES and _is_here(pid)
+
+
+def _is_here(pid: int) -> bool:
+    return process.namespace(pid) == process.namespace()
 
 
 def _from_environment(pid: int, own_addresses: Collection[IPAddress]) -> RemoteLogin | None:

@@ -199,6 +199,17 @@ def parent(pid: int) -> int:
     return int(fields[1]) if state else 0
 
 
+def everyone() -> dict[int, tuple[str, int]]:
+    """Every process visible here: pid -> name (at most 15 characters) and parent's pid. One small file for each."""
+    found: dict[int, tuple[str, int]] = {}
+    for pid in pids():
+        with contextlib.suppress(OSError):  # it ended
+            text = _small(f"/proc/{pid}/stat")
+            end = text.rindex(")")
+            found[pid] = text[text.index("(") + 1 : end], int(text[end + 4 :].partition(" ")[0])
+    return found
+
+
 def _stat(pid: int) -> tuple[str, list[str]]:
     """State and the fields from the state on (proc(5) fields 3…); the command name may hold spaces and ')'."""
     try:

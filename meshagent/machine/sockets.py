@@ -17,6 +17,7 @@ from pathlib import Path
 from meshagent.machine import dumping, process
 from meshagent.machine.facts import init_system
 from meshagent.model.address import IPAddress
+from meshagent.model.errors import MeshagentError
 
 #: States of include/net/tcp_states.h as bits of inet_diag's mask.
 _ESTABLISHED = 1 << 1
@@ -108,25 +109,44 @@ def connections() -> tuple[Connection, ...]:
     return tuple(_connection(row, owners) for row in rows)
 
 
-def login_ports(found: Iterable[Listener] | None = None) -> frozenset[int]:
+def login_ports(found: Iterable[Listener]) -> frozenset[int]:
     """The ports on which a login server really listens here, whatever their numbers.
 
     By name of the owning process; where systemd listens for it (socket activation), by the unit.
     """
-    here = listeners() if found is None else found
-    ports = {each.port for each in here if any(owner.name in LOGIN_SERVERS for owner in each.owners)}
-    if init_system() == "systemd":
-        ports |= _ports_of_units(_LOGIN_UNITS)
-    return frozenset(ports)
+    ports = {each.port for each in found if any(owner.name in LOGIN_SERVERS for owner in each.owners)}
+    return frozenset(ports | ports_of_login_units())
 
 
-def _ports_of_units(units: Iterable[str]) -> set[int]:
-    shown = process.run(["systemctl", "show", "--property=Listen,ActiveState", *units], check=False).stdout
+def listening_ports() -> dict[int, int]:
+    """Inode -> port of every listening TCP socket, without a look at who owns it."""
+    return {row.inode: row.local_port for row in _sockets(_LISTEN)}
+
+
+def socket_inodes(pid: int) -> Iterator[int]:
+    """Of all sockets of a process; none of one that ended or is not ours to see."""
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            descriptors = [entry.path for entry in entries]
+    except OSError:
+        return
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            target = os.readlink(descriptor)  # noqa: PTH115 - a Path for each takes three times as long
+            if target.startswith("socket:["):
+                yield int(target[8:-1])
+
+
+def ports_of_login_units() -> frozenset[int]:
+    """Ports that systemd listens on for a login server; a program is asked, 10 ms. None without systemd."""
+    if init_system() != "systemd":
+        return frozenset()
+    argv = ["systemctl", "show", "--property=Listen,ActiveState", *_LOGIN_UNITS]
     ports: set[int] = set()
-    for unit in shown.split("\n\n"):
+    for unit in process.run(argv, check=False).stdout.split("\n\n"):
         if "ActiveState=active" in unit:
             ports |= {int(port) for port in re.findall(r"^Listen=.*?(\d+) \(Stream\)$", unit, re.ASCII | re.MULTILINE)}
-    return ports
+    return frozenset(ports)
 
 
 # include/uapi/linux/sock_diag.h, inet_diag.h
@@ -153,11 +173,13 @@ class _Row:
 
 
 def _sockets(states: int, protocol: int = socket.IPPROTO_TCP) -> list[_Row]:
-    found: list[_Row] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        request = _REQUEST.pack(family, protocol, 0, states)
-        found.extend(map(_row, dumping.dump(_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, request)))
-    return found
+    """Raises ``MeshagentError``."""
+    requests = (_REQUEST.pack(family, protocol, 0, states) for family in (socket.AF_INET, socket.AF_INET6))
+    try:
+        bodies = [b for each in requests for b in dumping.dump(_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, each)]
+    except OSError as error:
+        raise MeshagentError("netlink", f"could not list sockets: {error.strerror or error}") from error
+    return list(map(_row, bodies))
 
 
 def _row(body: bytes) -> _Row:
@@ -194,7 +216,7 @@ def _owners(inodes: Iterable[int]) -> dict[int, tuple[Owner, ...]]:
     for pid in process.pids():
         if process.namespace(pid) != own:
             continue
-        for inode in wanted.intersection(_socket_inodes(pid)):
+        for inode in wanted.intersection(socket_inodes(pid)):
             started = process.start_time(pid) or 0
             found.setdefault(inode, []).append((started, Owner(pid, process.comm(pid), _exe(pid))))
     return {inode: tuple(owner for _, owner in sorted(pairs, key=_age)) for inode, pairs in found.items()}
@@ -202,20 +224,6 @@ def _owners(inodes: Iterable[int]) -> dict[int, tuple[Owner, ...]]:
 
 def _age(pair: tuple[int, Owner]) -> tuple[int, int]:
     return pair[0], pair[1].pid
-
-
-def _socket_inodes(pid: int) -> Iterator[int]:
-    """Of all its sockets; none of a process that ended or is not ours to see."""
-    try:
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            descriptors = [entry.path for entry in entries]
-    except OSError:
-        return
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):  # closed meanwhile
-            target = os.readlink(descriptor)  # noqa: PTH115 - a Path for each takes three times as long
-            if target.startswith("socket:["):
-                yield int(target[8:-1])
 
 
 def _exe(pid: int) -> str:

@@ -1,14 +1,16 @@
 """A remote login is recognised by any one of its signs, and only where it matters."""
 
 import os
+import socket
 import struct
+import subprocess
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from meshagent.lab import Lab, recipes
+from meshagent.lab import Lab, recipes, wait_until
 from meshagent.machine import login
 
 OWN = {ip_address("10.0.0.2")}
@@ -77,3 +79,71 @@ def test_a_session_of_the_machine_around_is_not_one_of_this_host(lab: Lab) -> No
     assert web.run(argv, env=elsewhere).stdout == "None\n"
     here = {"SSH_CONNECTION": f"192.0.2.9 50000 {web.address4} 2200"}
     assert web.run(argv, env=here).stdout == "('environment', 2200, '192.0.2.9')\n"
+
+
+LOOK = """
+import sys
+from meshagent.machine.login import LoginLook
+from meshagent.machine.netlink import addresses
+look, own = LoginLook(), {each.ip for each in addresses()}
+for _ in sys.stdin:
+    found = look.look(own)
+    print(sorted(found.servers), sorted(found.sessions), flush=True)
+"""
+
+
+@pytest.mark.root
+def test_servers_and_sessions_are_seen_at_the_next_look_as_they_come_and_go(lab: Lab) -> None:
+    """One long-lived look, as the agent's: what it saw before must not hide what is new."""
+    admin, server = lab.host("admin"), lab.host("server")
+    looking = subprocess.Popen(
+        server.enter([sys.executable, "-c", LOOK]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    asks, tells = looking.stdin, looking.stdout
+    assert asks is not None and tells is not None
+    with looking:
+
+        def seen() -> str:
+            asks.write("\n")
+            asks.flush()
+            return tells.readline()
+
+        assert seen() == "[] []\n"
+        service = recipes.sshd(server, 2222)
+        assert seen() == "[2222] []\n"
+        session = admin.popen(recipes.ssh_argv(service, server.address, "echo here; exec sleep 600"), log="session")
+        wait_until(lambda: "here" in session.text(), what="a session")
+        assert seen() == "[2222] [2222]\n"
+        moved = recipes.sshd(server, 2200)
+        assert seen() == "[2200, 2222] [2222]\n"
+        moved.program.stop()
+        service.program.stop()
+        assert seen() == "[] [2222]\n"
+        session.stop()
+        wait_until(lambda: seen() == "[] []\n", what="the end of the session seen")
+
+
+@pytest.mark.root
+def test_units_are_asked_when_listening_sockets_changed_or_a_minute_is_over(lab: Lab) -> None:
+    lab.host("quiet").inside(_units_are_asked)
+
+
+def _units_are_asked() -> None:
+    asked: list[float] = []
+    now = 100.0
+
+    def units() -> frozenset[int]:
+        asked.append(now)
+        return frozenset({22})
+
+    look = login.LoginLook(lambda: now, units)
+    assert look.look(OWN).servers == {22}
+    look.look(OWN)
+    assert asked == [100.0]
+    with socket.create_server(("127.0.0.1", 0)):
+        now = 101.0
+        look.look(OWN)
+        assert asked == [100.0, 101.0]
+        now = 161.0
+        look.look(OWN)
+    assert asked == [100.0, 101.0, 161.0]

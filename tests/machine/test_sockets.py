@@ -54,6 +54,6 @@ def test_looking_works_from_an_event_loop() -> None:
 def test_sshd_is_found_on_whatever_port_and_only_in_its_own_network(lab: Lab) -> None:
     server, other = lab.host("server"), lab.host("other")
     recipes.sshd(server, 2222)
-    code = "from meshagent.machine.sockets import login_ports; print(*login_ports())"
+    code = "from meshagent.machine.sockets import listeners, login_ports; print(*login_ports(listeners()))"
     assert server.python(code).split() == ["2222"]
     assert other.python(code).split() == []
