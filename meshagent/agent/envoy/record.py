@@ -71,11 +71,26 @@ class Records:
         self._record = paths.run / "proxy.json"
         self._numbers = paths.state / "proxy.json"
         self._root = str(paths.root.resolve())
+        self._known: tuple[object, Record | None] = (None, None)  # what the file was when it was read, and what it said
 
     def load(self) -> Record | None:
-        """None when there is none, or none that can be used (then nothing can be proven either)."""
-        data = state.read_state(self._record).data
-        return _record(data) if data is not None else None
+        """None when there is none, or none that can be used (then nothing can be proven either).
+
+        A file that is the same as before is not read again: it is asked for every second.
+        """
+        signature = self._signature()
+        if signature is None or signature != self._known[0]:
+            data = state.read_state(self._record).data
+            self._known = signature, _record(data) if data is not None else None
+        return self._known[1]
+
+    def _signature(self) -> object:
+        """Differs after each ``save``, which replaces the file; None when there is none."""
+        try:
+            found = self._record.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def save(self, record: Record) -> None:
         data = {
@@ -88,6 +103,7 @@ class Records:
             "coming": record.coming,
         }
         state.write_state(self._record, data, durable=False)
+        self._known = (None, None)
 
     def clear(self) -> None:
         files.remove_file(self._record, durable=False)
