@@ -70,7 +70,7 @@ from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
 from meshagent.protocol.subscriber import Subscriber
 from meshagent.protocol.types import CDS, HOST_POLICY, LDS, NDS
 from meshagent.runtime.clock import SystemClock
-from meshagent.runtime.latest import Latest
+from meshagent.runtime.latest import Latest, remembered
 from meshagent.runtime.resident import forget_start
 from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
@@ -168,7 +168,7 @@ class Agent:
             self.guard,
             self.proxy.state,
             self.names_served,
-            lambda: self.capture.decide().fail_open,
+            remembered((*self.wishes.all(), self.capture.status), lambda: self.capture.decide().fail_open),
             lambda: bool(on_port(self.taken.value, OUTBOUND)),
         )
         self.derived.connect(
@@ -245,25 +245,21 @@ class Agent:
         derived = self.derived
         self.asked = Asked(derived.capture_config, self.kept.policy, self.here.facts, self.guard)
         message: Latest[Announcement] = Latest(Announcement())
-        self.capture = CaptureController(
-            Inputs(
-                facts=self.here.facts,
-                posture=derived.posture,
-                config=derived.capture_config,
-                services=self.declared.services,
-                policy=self.kept.policy,
-                mesh=self.kept.mesh,
-                unserved=self.kept.unserved,
-                doors=self.kept.doors,
-                ports=self.kept.ports,
-                capture_dns=derived.capture_dns,
-                suspended=self.suspension.suspended,
-                too_old=self.heard.too_old,
-            ),
-            self.guard,
-            self.tracker,
-            self._restart_guard,
+        self.wishes = Inputs(
+            facts=self.here.facts,
+            posture=derived.posture,
+            config=derived.capture_config,
+            services=self.declared.services,
+            policy=self.kept.policy,
+            mesh=self.kept.mesh,
+            unserved=self.kept.unserved,
+            doors=self.kept.doors,
+            ports=self.kept.ports,
+            capture_dns=derived.capture_dns,
+            suspended=self.suspension.suspended,
+            too_old=self.heard.too_old,
         )
+        self.capture = CaptureController(self.wishes, self.guard, self.tracker, self._restart_guard)
         self.names = NamesServer(derived.names, derived.dns, self.tracker)
         self.announcing = Announcing(
             derived.host,

@@ -64,3 +64,16 @@ async def any_newer(values: Sequence[Latest[Any]], versions: Sequence[int], seco
     finally:
         for wait in waits:
             wait.cancel()
+
+
+def remembered(values: Sequence[Latest[Any]], compute: Callable[[], T]) -> Callable[[], T]:
+    """``compute``, done again only when one of ``values`` has changed since; what it raises is not remembered."""
+    known: list[tuple[list[int], T]] = []
+
+    def ask() -> T:
+        versions = [value.version for value in values]
+        if not known or known[0][0] != versions:
+            known[:] = [(versions, compute())]
+        return known[0][1]
+
+    return ask

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from meshagent.runtime.latest import Latest, any_newer
+import pytest
+
+from meshagent.runtime.latest import Latest, any_newer, remembered
 
 
 def test_a_watcher_gets_the_value_at_once_and_then_the_newest() -> None:
@@ -52,3 +54,21 @@ def test_any_newer_gives_up_after_its_time() -> None:
         return value.version == 0
 
     assert asyncio.run(nothing())
+
+
+def test_what_is_remembered_is_computed_again_when_a_source_changed_and_never_when_it_failed() -> None:
+    one, other, calls = Latest(1), Latest(2), []
+
+    def add() -> float:
+        calls.append((one.value, other.value))
+        return one.value / other.value
+
+    ask = remembered((one, other), add)
+    assert [ask(), ask()] == [0.5, 0.5]
+    other.set(0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            ask()
+    other.set(4)
+    assert [ask(), ask()] == [0.25, 0.25]
+    assert calls == [(1, 2), (1, 0), (1, 0), (1, 4)]
