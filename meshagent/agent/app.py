@@ -1,8 +1,7 @@
-"""An agent's start and stop, told in order. Parts meet here and nowhere else.
+"""The agent's parts: they meet here and nowhere else. ``start.py`` tells what was started before.
 
 The order keeps what works working: what was last known good is served to Envoy before the control plane is reached,
-the guard and Envoy are found again before anything is started, rules change only when Envoy can take what they send.
-The stop takes nothing away: Envoy, guard and rules go on until the host leaves.
+the guard is found again before one is started, rules change only when Envoy can take what they send.
 """
 
 import asyncio
@@ -11,7 +10,6 @@ import contextlib
 import structlog
 
 from meshagent import __version__
-from meshagent.agent import footprint as footprints
 from meshagent.agent.asked import Asked
 from meshagent.agent.capture import verify
 from meshagent.agent.capture.controller import CaptureController, Inputs
@@ -19,29 +17,21 @@ from meshagent.agent.capture.suspension import Suspension
 from meshagent.agent.control.methods import Methods, Parts
 from meshagent.agent.control.status import Known
 from meshagent.agent.derived import Derived, Sources
-from meshagent.agent.envoy.bootstrap import ProxyNode
-from meshagent.agent.envoy.launch import Launcher, ProxyUser
-from meshagent.agent.envoy.process import Proxy
 from meshagent.agent.firewallwatch import FirewallWatch
-from meshagent.agent.footprint import Footprint
+from meshagent.agent.first import First, report_failure
 from meshagent.agent.gates import Gates
 from meshagent.agent.guarding import ensure_guard, replace_guard
-from meshagent.agent.health.tracker import Tracker
 from meshagent.agent.heard import Heard
 from meshagent.agent.here import Here
 from meshagent.agent.identity.hubclock import HubClock
 from meshagent.agent.identity.keys import WorkloadKeyKind
-from meshagent.agent.identity.keystore import Enrolment, Keystore
 from meshagent.agent.identity.rotator import Rotator
-from meshagent.agent.identity.sds import SdsServer
 from meshagent.agent.kept import Kept
+from meshagent.agent.lastknown import LastKnown
 from meshagent.agent.metrics import Exposed
 from meshagent.agent.names.server import NamesServer
 from meshagent.agent.ports import Taken, on_port
 from meshagent.agent.portwatch import PortWatch
-from meshagent.agent.relay.cache import Cache
-from meshagent.agent.relay.relay import Relay
-from meshagent.agent.relay.server import RelayServer
 from meshagent.agent.reports import Reports, status_line
 from meshagent.agent.services.announce import Announcer as Announcing
 from meshagent.agent.services.declared import Declared
@@ -53,84 +43,57 @@ from meshagent.agent.upstream.announce import Announcer
 from meshagent.agent.upstream.dial import Dialer
 from meshagent.agent.upstream.session import Session
 from meshagent.agent.upstream.signer import Signer
-from meshagent.config.follow import FollowedConfig
 from meshagent.config.settings import AgentConfig
 from meshagent.guard.client import GuardClient
 from meshagent.machine import files, sockets, state
-from meshagent.machine.notify import notify
 from meshagent.machine.notifying import keep_notified
 from meshagent.model.errors import MeshagentError
-from meshagent.model.identity import Identity
-from meshagent.model.paths import Paths
 from meshagent.model.ports import DNS, HBONE, OUTBOUND
-from meshagent.observe import log as logging
 from meshagent.observe.pages import PageServer
 from meshagent.protocol.node import NodeId, Workload, build_node
 from meshagent.protocol.pb.meshagent_v1_pb2 import Announcement
 from meshagent.protocol.subscriber import Subscriber
 from meshagent.protocol.types import CDS, HOST_POLICY, LDS, NDS
-from meshagent.runtime.clock import SystemClock
 from meshagent.runtime.latest import Latest, remembered
 from meshagent.runtime.resident import forget_start
-from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.local_server import LocalServer
 
 log = structlog.get_logger()
 
 
-async def run_agent(paths: Paths) -> None:
-    """Run until SIGTERM, SIGINT or ``leave``. Raises ``MeshagentError`` when it can't start."""
-    stop = stop_on_signals()
-    async with contextlib.AsyncExitStack() as down:
-        agent = Agent(paths, stop)
-        await agent.start(down)
-        notify("READY=1")
-        log.info("agent started", host=agent.enrolment.host_name, version=__version__)
-        await stop.wait()
-        notify("STOPPING=1")
-        log.info("agent stopping; proxy, guard and rules go on")
-
-
 class Agent:
     """Everything one agent consists of."""
 
-    def __init__(self, paths: Paths, stop: asyncio.Event) -> None:
-        self.paths, self._stop = paths, stop
-        self.clock = SystemClock()
-        self.tracker = Tracker(self.clock)
-        self.keystore = Keystore(paths.state)
-        self.enrolment: Enrolment = self.keystore.load_enrolment()
-        self.identity: Latest[Identity] = Latest(_require_identity(self.keystore))
-        self.footprint: Footprint = _require_footprint(paths)
-        self.config = FollowedConfig(paths.config, self.tracker)
-        self.guard = GuardClient(paths.guard_socket)
-        self.suspension = Suspension(paths.suspended, self.tracker)
+    def __init__(self, first: First, last_known: LastKnown, stop: asyncio.Event) -> None:
+        self.paths, self._stop = first.paths, stop
+        self.clock, self.tracker = first.clock, first.tracker
+        self.keystore, self.enrolment, self.footprint = first.keystore, first.enrolment, first.footprint
+        self.config, self.proxy = first.config, first.proxy
+        self.identity, self.relay = last_known.identity, last_known.relay
+        self.cache, self._restored = last_known.cache, last_known.restored
+        self.guard = GuardClient(self.paths.guard_socket)
+        self.suspension = Suspension(self.paths.suspended, self.tracker)
 
     async def start(self, down: contextlib.AsyncExitStack) -> None:
         """Bring everything up; ``down`` undoes what must not outlive the agent, in reverse."""
-        config = await self.config.start()
-        logging.set_up(config.log.level.value, config.log.format.value)
-        files.make_dir(self.paths.run, mode=0o755)
+        config = self.config.config.value
         hubs = config.hub or self.enrolment.hub_addresses
         self.here = Here(hubs, self.footprint.uid, config.advertise)
         await self.here.start()
         self.suspension.refresh()  # before the first apply: what a person switched off stays off
         self._wire(config)
         control = LocalServer(self.paths.control_socket, self._methods().table())
-        await control.start()  # first: it is also what keeps a second agent away from this root
+        await control.start()
         down.push_async_callback(control.close)
         # Declared services are known before the first apply: rules of theirs that are in the kernel must never go.
         guard = asyncio.to_thread(ensure_guard, self.paths)
         await asyncio.gather(guard, self.declared.refresh(), self.proxy.prepare(), self.ports.look())
         await self.kept.start()
         await self.asked.start()
-        for server in (self.sds, self.relay_server):
-            await server.start()
-            down.push_async_callback(server.stop)
         await self._start_names(down)
         self.derived.refresh()
-        tasks = await down.enter_async_context(Supervisor(_report_failure))
+        tasks = await down.enter_async_context(Supervisor(report_failure))
         self._start_tasks(tasks)
         await self._arm_pending()
 
@@ -144,17 +107,6 @@ class Agent:
         self._wire_relay(config)
         self._wire_services()
         self._wire_capture(config)
-        self.proxy = Proxy(
-            self.paths,
-            Launcher(
-                self.paths,
-                ProxyUser(self.footprint.uid, self.footprint.gid),
-                ProxyNode(id=self.enrolment.host_name, cluster=self.enrolment.service_account),
-                settings=lambda: self.config.config.value.proxy,
-            ),
-            self.tracker,
-            self.clock,
-        )
         self.ports = PortWatch(
             self.footprint.uid,
             self.tracker,
@@ -200,17 +152,12 @@ class Agent:
             self.tracker,
             key_kind=WorkloadKeyKind(config.identity.key_type.value.removeprefix("ecdsa-").replace("-", "")),
         )
-        self.sds = SdsServer(self.identity, self.paths.sds_socket, self.footprint.gid)
 
     def _wire_relay(self, config: AgentConfig) -> None:
         hubs = config.hub or self.enrolment.hub_addresses
-        cache = Cache(self.paths.state / "config.cache", self.clock, self.tracker)
-        self.cache, self.relay = cache, Relay(cache, self.tracker)
         self.kept = Kept(self.paths.captured, self.guard, self.relay.taps, self.relay.settled, self.taken)
-        self.relay_server = RelayServer(self.relay, self.paths.xds_socket, self.footprint.gid)
-        restored = self.relay.restore()
         subscriber = Subscriber(build_node(self._workload(config)), (CDS, LDS, NDS, HOST_POLICY))
-        subscriber.restore(restored)
+        subscriber.restore(self._restored)
         self.session = Session(
             subscriber,
             self.relay.offer,
@@ -222,7 +169,7 @@ class Agent:
             own=self.here.addresses,
         )
         self.heard = Heard(self.paths.heard, self.here.boot_id, self.session.state, self.config.config, self.tracker)
-        self.heard.start(cache.saved_at.value)
+        self.heard.start(self.cache.saved_at.value)
 
     def _workload(self, config: AgentConfig) -> Workload:
         enrolment, addresses = self.enrolment, self.here.addresses.value
@@ -308,7 +255,6 @@ class Agent:
 
     def _start_tasks(self, tasks: Supervisor) -> None:
         work = {
-            "proxy": self.proxy.run,  # first: what Envoy takes to start is what a host that boots waits for
             "conditions": self.tracker.run,
             "config": self.config.run,
             "here": self.here.run,
@@ -426,29 +372,3 @@ class Agent:
             config_age=self.heard.age,
             now=self.clock.now(),
         )
-
-
-def _require_identity(keystore: Keystore) -> Identity:
-    identity = keystore.load_identity()
-    if identity is None:
-        raise MeshagentError(
-            "identity-damaged",
-            "this host is enrolled but its certificate is gone",
-            hint="meshagent leave, then enrol again",
-        )
-    return identity
-
-
-def _require_footprint(paths: Paths) -> Footprint:
-    found = footprints.load(paths)
-    if found is None or found.uid <= 0:
-        raise MeshagentError(
-            "footprint-damaged",
-            "the record of what enrolling made here is gone",
-            hint="meshagent leave, then enrol again",
-        )
-    return found
-
-
-def _report_failure(name: str, error: Exception, retry_in: float) -> None:
-    log.error("a part of the agent failed and starts again", part=name, retry_in=round(retry_in, 2), exc_info=error)

@@ -19,6 +19,6 @@ def run() -> None:
     stay_lean()
     import asyncio
 
-    from meshagent.agent.app import run_agent
+    from meshagent.agent.start import run_agent
 
     asyncio.run(run_agent(paths))

@@ -66,11 +66,16 @@ def placed(path: Path, access: Access) -> Iterator[Path]:
 def refuse_if_live(path: Path) -> None:
     """Raise ``MeshagentError`` (``already-running``) when someone answers at ``path``."""
     if path.exists() and answers(path):
-        raise MeshagentError(
-            "already-running",
-            f"another process already serves {path}",
-            hint="stop it first, or give this one a root of its own with --root",
-        )
+        raise already_running(path)
+
+
+def already_running(path: Path) -> MeshagentError:
+    """What is raised where somebody else serves ``path``."""
+    return MeshagentError(
+        "already-running",
+        f"another process already serves {path}",
+        hint="stop it first, or give this one a root of its own with --root",
+    )
 
 
 def _grant(path: Path, access: Access) -> None:

@@ -78,7 +78,8 @@ class Launcher:
 
     def binary(self) -> Binary:
         """The binary that a start would take. Raises ``MeshagentError`` unless it is an Envoy that may run."""
-        return binary.examine(self.path(), allowed=self.settings().allow_version)
+        remembered = self._paths.state / "envoy.json"
+        return binary.examine(self.path(), allowed=self.settings().allow_version, remembered=remembered)
 
     def clean(self, base_id: int, parent: Older | None) -> None:
         """Remove what killed proxies left: sockets, configurations, shared memory; what a ``parent`` uses stays."""

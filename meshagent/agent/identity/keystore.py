@@ -2,20 +2,21 @@
 
 Key, chain and bundle are one state file, so that they can only change together: a crash leaves the old set or the new
 one. Nothing here is ever set aside or replaced by a default: a damaged identity is an error that a person must see.
-Files are 0600 in a directory 0700, owner root.
+Files are 0600 in a directory 0700, owner root. ``cryptography`` (50 ms of modules) is imported where a key is read.
 """
 
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from meshagent.agent.identity.keys import HostKey, load_host_key
-from meshagent.agent.identity.svid import identity_from_set
 from meshagent.machine import files, state
 from meshagent.model.address import HostPort, parse_host_port
 from meshagent.model.errors import MeshagentError, NotEnrolledError, UsageError
 from meshagent.model.identity import Identity, SpiffeId
+
+if TYPE_CHECKING:
+    from meshagent.agent.identity.keys import HostKey
 
 FORMAT = 1
 
@@ -93,15 +94,22 @@ class Keystore:
 
     # --- the host key
 
-    def save_host_key(self, key: HostKey) -> None:
+    def save_host_key(self, key: "HostKey") -> None:
         files.write_atomic(self.directory / HOST_KEY, key.private_pem(), mode=0o600)
 
-    def load_host_key(self) -> HostKey | None:
+    def load_host_key(self) -> "HostKey | None":
         """None when there is none yet; raises ``MeshagentError`` ``host-key-damaged``."""
+        from meshagent.agent.identity.keys import load_host_key
+
         pem = files.read_bounded(self.directory / HOST_KEY, _MAX_KEY)
         return load_host_key(pem) if pem is not None else None
 
     # --- key, chain and bundle
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether there is a set, good or damaged."""
+        return (self.directory / WORKLOAD).exists()
 
     def save_identity(self, identity: Identity) -> None:
         """Switch to this set, as one."""
@@ -114,6 +122,8 @@ class Keystore:
 
     def load_identity(self) -> Identity | None:
         """None when there is none yet; an expired one is returned. Raises ``MeshagentError`` ``identity-damaged``."""
+        from meshagent.agent.identity.svid import identity_from_set
+
         data = self._read(WORKLOAD, "identity-damaged")
         if data is None:
             return None

@@ -1,5 +1,8 @@
 """Finding Envoy and the version gate, with programs that say they are one."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,29 @@ def test_what_is_no_envoy_or_an_untested_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MeshagentError, match="outside the tested range"):
         binary.examine(old)
     assert binary.examine(old, allowed="1.20.0").version == "1.20.0"
+
+
+def test_the_answer_is_kept_for_the_next_agent_and_holds_for_that_file_alone(tmp_path: Path) -> None:
+    path, kept = tmp_path / "envoy", tmp_path / "envoy.json"
+
+    def write(version: str) -> None:
+        path.write_text(
+            f"#!/bin/sh\necho asked >> {tmp_path}/asked\necho 'envoy  version: a/{version}/Clean/RELEASE/x'\n"
+        )
+        path.chmod(0o755)
+
+    def examined() -> tuple[str, int]:
+        """By a process of its own, as the next agent is; and how often the program was run in all."""
+        code = "import sys; from pathlib import Path; from meshagent.agent.envoy.binary import examine\n"
+        code += "print(examine(Path(sys.argv[1]), remembered=Path(sys.argv[2])).version)"
+        done = subprocess.run([sys.executable, "-c", code, path, kept], capture_output=True, text=True, check=True)
+        return done.stdout.strip(), (tmp_path / "asked").read_text().count("asked")
+
+    write("1.40.0")
+    assert [examined(), examined()] == [("1.40.0", 1), ("1.40.0", 1)]
+    when = path.stat()
+    write("1.39.3")
+    os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))  # as tools do that unpack packages
+    assert [examined(), examined()] == [("1.39.3", 2), ("1.39.3", 2)]
+    kept.write_text("torn")
+    assert examined() == ("1.39.3", 3)
