@@ -1,7 +1,7 @@
 """Addresses as the mesh sees them: host:port pairs, virtual ranges, captured addresses."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from meshagent.model.errors import UsageError
 
@@ -65,7 +65,9 @@ class MeshAddress:
 
 def parse_ip(text: str) -> IPAddress | None:
     """The address, or None when ``text`` is not an IP address (zone ids are not accepted)."""
+    if "%" in text:
+        return None
     try:
-        return ip_address(text) if "%" not in text else None
+        return IPv6Address(text) if ":" in text else IPv4Address(text)  # ip_address tries both: twice as slow for IPv6
     except ValueError:
         return None
