@@ -75,6 +75,7 @@ def adopt(stage: Stage) -> float:
     agent = stage.agents["client"] = stage.client.start_meshagent("run", log="agent")
     line = wait_until(lambda: re.search(r"proxy adopted.* seconds=([\d.e-]+)", agent.text()), 30, "an adoption")
     wait_until(lambda: _redis_answers(stage, stage.client), what="Redis after an adoption")
+    wait_until(lambda: "agent started" in agent.text(), what="an agent that answers")
     return float(line[1]) * 1e3
 
 
