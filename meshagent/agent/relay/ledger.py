@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from meshagent.agent.relay.nack import blame, is_port_taken
-from meshagent.protocol.entry import Entry
+from meshagent.protocol.entry import Entry, Patched
 
 
 @dataclass(slots=True)
@@ -64,7 +64,8 @@ class Ledger:
     _slots: dict[str, _Slot] = field(default_factory=dict)
     _trials: list[tuple[str, ...]] = field(default_factory=list)
     _trial: tuple[str, ...] = ()
-    _served: dict[str, Entry] | None = None
+    _served: Patched | None = None
+    _moved: set[str] = field(default_factory=set)  # names that may be served otherwise than in ``_served``
     _claims: dict[str, str] = field(default_factory=dict)  # of the newest stream: name -> version; each good once
 
     # --- from the control plane
@@ -84,6 +85,7 @@ class Ledger:
             if slot is not None and slot.reason and slot.offered == entry:
                 refused[name] = slot.reason
                 continue
+            self._moved.add(name)
             if slot is None:
                 slot = self._slots[name] = _Slot(entry, used=name in self._claims)
             slot.take(entry)
@@ -96,7 +98,7 @@ class Ledger:
         """Removed, or nobody refers to them any more."""
         for name in names:
             self._slots.pop(name, None)
-        self._served = None
+            self._moved.add(name)
 
     # --- from Envoy
 
@@ -123,17 +125,16 @@ class Ledger:
         else:
             self._hold_back(rest, halve=not verdict.bad)
         lost = self._lose(resources, error)
-        self._served = None
+        self._moved.update(resources)
         self._release()
         return dict.fromkeys([*verdict.bad, *lost], verdict.reason)
 
     def try_again(self, wanted: Callable[[str], bool]) -> bool:
         """Offer again what was refused for a reason that may have gone; True when there is such a thing."""
-        slots = [slot for slot in self._slots.values() if slot.reason and wanted(slot.reason)]
-        for slot in slots:
+        slots = {name: slot for name, slot in self._slots.items() if slot.reason and wanted(slot.reason)}
+        for slot in slots.values():
             slot.take(slot.offered)
-        if slots:
-            self._served = None
+        self._moved.update(slots)
         return bool(slots)
 
     def reconnected(self) -> None:
@@ -153,14 +154,15 @@ class Ledger:
     # --- what it comes to
 
     @property
-    def served(self) -> Mapping[str, Entry]:
-        """What Envoy should have now. The same object until something changed."""
+    def served(self) -> Patched:
+        """What Envoy should have now. The same object until something changed, then a patch of it: one endpoint set
+        among a thousand is compared alone."""
         if self._served is None:
-            pairs = [  # nearly all are as offered: a call for each of a thousand is most of what a change costs here
-                (name, slot.served if slot.reason or slot.held_back or slot.lost else slot.offered)
-                for name, slot in self._slots.items()
-            ]
-            self._served = {name: entry for name, entry in pairs if entry is not None}
+            pairs = ((name, slot.served) for name, slot in self._slots.items())
+            self._served = Patched({name: entry for name, entry in pairs if entry is not None})
+        elif self._moved:
+            self._served = _patched(self._served, {name: self._serving(name) for name in self._moved})
+        self._moved.clear()
         return self._served
 
     @property
@@ -203,6 +205,10 @@ class Ledger:
 
     # --- inside
 
+    def _serving(self, name: str) -> Entry | None:
+        slot = self._slots.get(name)
+        return slot.served if slot is not None else None
+
     def _lose(self, resources: Mapping[str, str], error: str) -> frozenset[str]:
         """Those that an earlier Envoy had proven in this very version, and that this one names as refused."""
         proven = [name for name, version in resources.items() if self._is_proven(name, version)]
@@ -241,7 +247,7 @@ class Ledger:
             self._trial = ready
             for name in ready:
                 self._slots[name].held_back = self._slots[name].taken_back = False
-            self._served = None
+            self._moved.update(ready)
 
     def _is_on_trial(self, name: str, version: str) -> bool:
         return self._in_flight(name) and self._slots[name].offered.version == version
@@ -261,3 +267,17 @@ class Ledger:
             self._slots[name].held_back = True
         middle = (len(names) + 1) // 2 if halve else len(names)
         self._trials += [group for group in (tuple(names[:middle]), tuple(names[middle:])) if group]
+
+
+def _patched(before: Patched, moved: Mapping[str, Entry | None]) -> Patched:
+    """``before`` with these names as they are now (None: not there); ``before`` itself where that is the same."""
+    new = {name: entry for name, entry in moved.items() if before.get(name) is not entry}
+    if not new:
+        return before
+    patched = Patched(before, before.mark, new)
+    for name, entry in new.items():
+        if entry is None:
+            patched.pop(name, None)
+        else:
+            patched[name] = entry
+    return patched

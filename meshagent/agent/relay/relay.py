@@ -22,7 +22,7 @@ from meshagent.agent.relay.ledger import Ledger
 from meshagent.agent.relay.nack import is_port_taken
 from meshagent.agent.relay.references import REFERS_TO, References
 from meshagent.agent.relay.rejections import Rejections
-from meshagent.agent.relay.taps import Taps
+from meshagent.agent.relay.taps import TAPPED, Taps
 from meshagent.model.condition import ConditionSink
 from meshagent.model.ports import OUTBOUND as GATE
 from meshagent.protocol.entry import Entry, Snapshot
@@ -221,7 +221,7 @@ class Relay:
         ledger = self._ledgers[type_url]
         if type_url in REFERS_TO:
             self._refer(type_url, ledger)
-        if ledger.known:
+        if ledger.known and type_url in TAPPED:
             self.taps.take(type_url, ledger.used if type_url in ENVOY_TYPES else ledger.offered)
 
     def _refer(self, type_url: str, ledger: Ledger) -> None:

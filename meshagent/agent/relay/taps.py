@@ -25,6 +25,9 @@ from meshagent.protocol.pb.meshagent_v1_pb2 import HostPolicy as HostPolicyMessa
 from meshagent.protocol.types import HOST_POLICY, LDS, NDS
 from meshagent.runtime.latest import Latest
 
+#: Types that say something to others.
+TAPPED = (LDS, NDS, HOST_POLICY)
+
 #: How a listener filter is told that it waits for a connection's first bytes.
 _WAITS = "tls_inspector"
 

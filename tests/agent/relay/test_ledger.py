@@ -208,3 +208,30 @@ def test_what_an_earlier_envoy_had_proven_is_lost_when_this_one_refuses_it_by_na
     ledger.accepted({"a": "1"})
     assert set(ledger.used) == {"a", "b"}
     assert not ledger.reasons
+
+
+@given(st.integers(0, 1 << 32))
+@settings(max_examples=60, deadline=None)
+def test_what_is_served_is_a_patch_of_what_was_served_that_names_every_difference(seed: int) -> None:
+    dice = random.Random(seed)
+    ledger, envoy = Ledger(CDS), StubbornEnvoy(CDS, named=dice.random() < 0.5)
+    ledger.restore({f"n{n}": Entry("0", GOOD) for n in range(dice.randrange(6))})
+    before = ledger.served
+    for number in range(30):
+        names = [f"n{n}" for n in dice.sample(range(12), dice.randrange(1, 5))]
+        match dice.randrange(5):
+            case 0 | 1:
+                body = BAD if dice.random() < 0.4 else GOOD
+                ledger.offer({name: Entry(str(number), body) for name in names}, ())
+            case 2:
+                ledger.offer({}, names)
+            case 3:
+                envoy.sync(ledger, dice.randrange(1, 8))
+            case _:
+                envoy.reconnect(ledger)
+                ledger.try_again(lambda _: True)
+        now = ledger.served
+        assert dict(now) == {name: slot.served for name, slot in ledger._slots.items() if slot.served is not None}
+        assert now is before or now.after is before.mark
+        assert {name for name in now.keys() | before.keys() if now.get(name) != before.get(name)} <= now.touched
+        before = now
