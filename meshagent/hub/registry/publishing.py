@@ -1,4 +1,4 @@
-"""When the mesh's state is built anew: at once for a single change, together for a storm of them."""
+"""When the mesh's state is built anew: at once for a few changes, together for a storm of them."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,9 +6,13 @@ from collections.abc import Callable
 from meshagent.hub.state import MeshState
 from meshagent.runtime.latest import Latest
 
-#: Changes that come within this many seconds of each other are published together: a thousand agents that come back
-#: at once cost at most fifty states a second, and a single change waits for nobody.
+#: Seconds of its budget that a state costs at least: a thousand agents that come back at once make at most fifty of
+#: them a second.
 COALESCE = 0.02
+
+#: Seconds of that budget that may be spent at once: the first five changes after a calm tenth of a second wait for
+#: nobody, also when they come one after the other (a host's health and its neighbour's, an operator's script).
+BURST = 0.1
 
 
 class Publishing:
@@ -18,13 +22,13 @@ class Publishing:
         self._state = state
         self._build = build
         self._pending: asyncio.TimerHandle | None = None
-        self._not_before = float("-inf")
+        self._spent_until = float("-inf")  # the moment until which the budget is spent
 
     def soon(self) -> None:
         """Something changed."""
         if self._pending is None:
             loop = asyncio.get_running_loop()
-            self._pending = loop.call_at(max(loop.time(), self._not_before), self.now)
+            self._pending = loop.call_at(max(loop.time(), self._spent_until - BURST), self.now)
 
     def now(self) -> None:
         """Build and publish without waiting."""
@@ -35,4 +39,4 @@ class Publishing:
         began = loop.time()
         self._state.set(self._build())
         # a big mesh under a storm of changes spends at most a fifth of a core here
-        self._not_before = loop.time() + max(COALESCE, 4 * (loop.time() - began))
+        self._spent_until = max(began, self._spent_until) + max(COALESCE, 5 * (loop.time() - began))

@@ -1,10 +1,11 @@
 """The registry: who is there now. Announcement streams open and close, leases run, resources change; out comes the
 newest ``MeshState`` through ``state``.
 
-All of it runs on one event loop. What must survive is written before it counts: an announcement is acknowledged only
-when it, its virtual addresses and its ownership are on disk. Only where the disk refuses, an announcement that needs
-no new address counts at once and is written later: the host says it again after a restart anyhow. A newer stream of a
-host supersedes the older one; what the older one still says is refused by its number, whatever the clocks say.
+All of it runs on one event loop. An announcement is acknowledged only when it, its virtual addresses and its ownership
+are on disk. Addresses and owners count only then, too: nobody may hear of one that a crash would give to another. All
+else (health, endpoints of a name that is known) counts at once and is written meanwhile, later where the disk refuses:
+the host says again what nobody acknowledged. A newer stream of a host supersedes the older one; what the older one
+still says is refused by its number, whatever the clocks say.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from meshagent.hub.registry.incremental import Assembler
 from meshagent.hub.registry.leases import GRACE, Lease, expire, first_grace
 from meshagent.hub.registry.live import Host, Session, SessionEnded, rivals, row_after, says_again, since_after
 from meshagent.hub.registry.publishing import Publishing
-from meshagent.hub.registry.virtual import Wanted, addresses_of, allocate, rebinds, record
+from meshagent.hub.registry.virtual import Allocation, Wanted, addresses_of, allocate, rebinds, record
 from meshagent.hub.state import MeshState, ResourceViews
 from meshagent.hub.store.interface import Store, Transaction
 from meshagent.hub.store.rows import ANNOUNCED, HostRow, ServiceRow
@@ -246,14 +247,19 @@ class Registry:
         return admit(announcer, announced.services, known, self._settings.zone, self._clock.now())
 
     async def _take(self, host: Host, announced: Announced | None, verdicts: tuple[Verdict, ...]) -> None:
-        """First on disk, then in force; see the module's docstring for a disk that refuses."""
+        """On disk and in force; first on disk where an address or its owner changes (see the module's docstring)."""
         accepted = tuple(v.service for v in verdicts if v.accepted)
         names = frozenset(v.host for v in verdicts if v.accepted)
         since = since_after(host, names, self._hosts.values(), self._clock.now())
         row = row_after(host.row, announced, accepted, since)
         wanted = {name: Wanted(host.row.namespace, host.row.service_account) for name in names}
-        await self._write(row if row != host.row else None, wanted, host.names - names)
-        self._apply(host, row, announced, verdicts)
+        plan = self._plan(wanted, host.names - names)
+        new = row if row != host.row else None
+        if not plan.changed:
+            self._apply(host, row, announced, verdicts)
+        await self._write(new, plan)
+        if plan.changed:
+            self._apply(host, row, announced, verdicts)
 
     def _apply(self, host: Host, row: HostRow, announced: Announced | None, verdicts: tuple[Verdict, ...]) -> None:
         accepted = tuple(v.service for v in verdicts if v.accepted)
@@ -267,12 +273,14 @@ class Registry:
             host.announced, host.accepted = announced, accepted
             self._changed()
 
-    async def _write(self, row: HostRow | None, wanted: Mapping[str, Wanted], released: frozenset[str]) -> None:
+    def _plan(self, wanted: Mapping[str, Wanted], released: frozenset[str]) -> Allocation:
+        return allocate(self._services, wanted, released, self._in_use, self._clock.now())
+
+    async def _write(self, row: HostRow | None, plan: Allocation) -> None:
         """One transaction, and none when nothing changes: a thousand agents that come back write nothing.
 
         Raises ``StoreError`` where a virtual address or its owner would change, or it is nobody's announcement.
         """
-        plan = allocate(self._services, wanted, released, self._in_use, self._clock.now())
         if row is None and not plan.changed:
             return
 
@@ -328,7 +336,7 @@ class Registry:
         async with self._deciding:
             hosts = {host: Wanted(entry.namespace) for entry in resources.service_entries for host in entry.hosts}
             before = {host for entry in self._resources.service_entries for host in entry.hosts}
-            await self._write(None, hosts, frozenset(before - hosts.keys()))
+            await self._write(None, self._plan(hosts, frozenset(before - hosts.keys())))
             self._resources = resources
             self._publishing.now()
 

@@ -1,6 +1,8 @@
 """The registry on a real database, with a clock that a test can move."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -223,6 +225,39 @@ async def test_an_announcement_that_says_nothing_new_writes_and_publishes_nothin
             await b.registry.announce(session, announced(announced_service(), generation=generation))
         await asyncio.sleep(0.05)
         assert b.registry.state.version == version and wal_size(tmp_path) == files
+
+
+@on_loop
+async def test_a_change_of_health_is_published_beside_the_write_and_acknowledged_after_it(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        row = await b.host("a")
+        session = b.registry.open(row.id)
+        await b.registry.announce(session, announced(announced_service()))
+        await eventually(b.endpoints)
+        with contextlib.closing(sqlite3.connect(tmp_path / "hub.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # the disk is busy
+            sick = announced(announced_service(healthy=False), generation=2)
+            saying = asyncio.create_task(b.registry.announce(session, sick))
+            await eventually(lambda: not b.endpoints()[0].healthy)
+            assert not saying.done()
+            other.execute("ROLLBACK")
+        assert (await saying)[0].accepted
+        kept_row = await b.store.read(lambda tx: tx.host_by_id(row.id))
+        assert kept_row is not None and kept_row.announcement == b.registry.hosts()[0].row.announcement
+
+
+@on_loop
+async def test_a_new_name_is_published_only_once_its_address_is_on_disk(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        session = b.registry.open((await b.host("a")).id)
+        with contextlib.closing(sqlite3.connect(tmp_path / "hub.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            saying = asyncio.create_task(b.registry.announce(session, announced(announced_service())))
+            await asyncio.sleep(0.1)  # time in which it would be published, were it so
+            assert not b.services() and not saying.done()
+            other.execute("ROLLBACK")
+        await saying
+        await eventually(b.services)
 
 
 def wal_size(path: Path) -> int:
