@@ -5,6 +5,7 @@ of its places changed. A test holds it to the plain ``assemble`` over random his
 object, so that everybody behind can tell by identity.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -23,6 +24,8 @@ from meshagent.hub.registry.assemble import (
 )
 from meshagent.hub.state import HostView, MeshService, MeshState, ResourceViews, ServiceEntryView
 from meshagent.model.address import IPAddress
+
+_BY_HOST = attrgetter("host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Assembler:
     _explicit: Mapping[str, tuple[ServiceEntryView, tuple[IPAddress, ...]]] = field(default_factory=dict)
     _resources: ResourceViews | None = None
     _listed: tuple[MeshService, ...] | None = None  # of _services, sorted; None: has to be made anew
+    _renewed: set[str] = field(default_factory=set)  # services that are others than in _listed, under the same name
     _indexes: Mapping[str, int] | None = None
     _views: tuple[HostView, ...] | None = None  # of _hosts, sorted; None: has to be made anew
 
@@ -67,18 +71,29 @@ class Assembler:
         self._implicit(facts, moved.names | taken_or_given)
         self._entries(facts, moved, anew)
         self._renumber(facts)
-        if self._listed is None:
-            self._listed = tuple(sorted((s for _, s in self._services.values()), key=attrgetter("host")))
+        services = self._list()
         if self._views is None:
             self._views = tuple(sorted((known.view for known in self._hosts.values()), key=attrgetter("name")))
         return MeshState(
             trust_domain=facts.trust_domain,
             zone=facts.zone,
             root_namespace=facts.root_namespace,
-            services=self._listed,
+            services=services,
             hosts=self._views,
             peer_authentications=facts.resources.peer_authentications,
         )
+
+    def _list(self) -> tuple[MeshService, ...]:
+        """All services, sorted."""
+        if self._listed is None:
+            self._listed = tuple(sorted((s for _, s in self._services.values()), key=_BY_HOST))
+        elif self._renewed:
+            listed = list(self._listed)
+            for host in self._renewed:
+                listed[bisect_left(listed, host, key=_BY_HOST)] = self._services[host][1]
+            self._listed = tuple(listed)
+        self._renewed.clear()
+        return self._listed
 
     def _move(self, facts: MeshFacts) -> _Moved:
         """Take the hosts in; a host is known by its row's id."""
@@ -152,8 +167,10 @@ class Assembler:
     def _put(self, facts: MeshFacts, host: str, service: MeshService) -> None:
         known = self._services.get(host)
         kept = known[1] if known and known[1] == service else service
-        if known is None or kept is not known[1]:
+        if known is None:
             self._listed = None
+        elif kept is not known[1]:
+            self._renewed.add(host)
         self._services[host] = facts.indexes[host], kept
 
     def _drop(self, host: str) -> None:

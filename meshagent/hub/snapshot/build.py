@@ -161,13 +161,16 @@ def _told(view: HostView) -> tuple[object, ...]:
 
 def _changes(known: Mapping[str, BuiltService], state: MeshState) -> Iterable[Change]:
     """Services that are new, different or gone; the new ones built."""
-    olds = [(known.get(service.host), service) for service in state.services]
-    for old, service in [pair for pair in olds if pair[0] is None or pair[0].service is not pair[1]]:
-        if old is None or old.service != service:
+    found = 0
+    for service in state.services:
+        old = known.get(service.host)
+        found += old is not None
+        if old is None or (old.service is not service and old.service != service):
             new = BuiltService(service, service_resources(service, state.trust_domain))
             yield Change(service.host, old, new)
-    for host in known.keys() - {service.host for service in state.services}:
-        yield Change(host, known[host], None)
+    if found < len(known):
+        for host in known.keys() - {service.host for service in state.services}:
+            yield Change(host, known[host], None)
 
 
 def _serving(
