@@ -7,6 +7,8 @@ client gets the newest state, not the history.
 
 ``whole``: a snapshot is told to its end before the next one begins. A client asks for endpoints by name once it has
 heard of their cluster; had the snapshot moved on by then, it would hold a listener to a cluster without endpoints.
+Where nothing but endpoints, names or policies changed their answers needn't be waited for: nobody asks for more
+because of them, and a service that fails over twice in a moment is where it is at once.
 
 A NACK changes nothing here: the refused version stays recorded as sent, so it is not sent again until its content
 differs. The hub uses this towards agents, the agent towards its Envoy.
@@ -92,7 +94,7 @@ class Publisher:
     @property
     def settled(self) -> bool:
         """True when the client has answered everything and nothing is left to send."""
-        return self._newest is None and self._told
+        return self._newest is None and not self._pending and not self._dirty
 
     def subscription(self, type_url: str) -> tuple[bool, frozenset[str]]:
         """(wildcard, names) the client asked for: what a relay has to ask for upstream."""
@@ -130,15 +132,23 @@ class Publisher:
     # what it gets
 
     @property
-    def _told(self) -> bool:
-        """The client has heard of all that the snapshot holds for it, and answered."""
-        return not self._pending and not any(w.dirty for t, w in self._watches.items() if t in self.snapshot)
+    def _dirty(self) -> bool:
+        """The client has not heard of all that the snapshot holds for it."""
+        return any(w.dirty for t, w in self._watches.items() if t in self.snapshot)
+
+    def _may_begin(self, newest: Snapshot) -> bool:
+        """What is told now is told to its end, as far as ``newest`` needs it."""
+        if self._dirty:
+            return False
+        leaves = all(newest.get(t) is self.snapshot.get(t) for t in CHAIN - {EDS})
+        waits = CHAIN - {EDS} if leaves else frozenset(self._watches)
+        return not any(sent.type_url in waits for sent in self._pending.values())
 
     def _proceed(self) -> Iterator[DeltaDiscoveryResponse]:
         """On with the snapshot at hand; with the newest one as soon as that may begin."""
         if self.whole:
             yield from self._pump()
-        if self._newest is not None and (self._told or not self.whole):
+        if self._newest is not None and (not self.whole or self._may_begin(self._newest)):
             self.snapshot, self._newest = self._newest, None
             for type_url, watch in self._watches.items():
                 if self.snapshot.get(type_url) is not watch.compared:

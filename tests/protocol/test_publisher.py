@@ -238,6 +238,23 @@ def test_a_snapshot_is_told_to_its_end_although_the_world_has_moved_on_then_come
     assert publisher.settled
 
 
+def test_endpoints_that_move_again_are_told_before_the_client_has_answered_the_first_time() -> None:
+    clusters, listeners = {"a": entry("1")}, {"l": entry("to a")}
+    publisher = Publisher({CDS: clusters, EDS: {"a": entry("1")}, LDS: listeners}, whole=True)
+    for kind in (CDS, LDS):
+        answer(publisher, ask(publisher, kind).responses[0])
+    ask(publisher, EDS, "a")  # the answer to it is still to come
+    moved = publisher.on_snapshot({CDS: clusters, EDS: {"a": entry("2")}, LDS: listeners})
+    assert told(moved) == [("ClusterLoadAssignment", ["a"], [])]
+    other = {CDS: {**clusters, "b": entry("1")}, EDS: {"a": entry("3"), "b": entry("1")}, LDS: listeners}
+    assert told(publisher.on_snapshot(other)) == []
+    told_whole(publisher, moved)
+    assert told_whole(publisher, publisher.on_request(DeltaDiscoveryRequest(type_url=EDS, response_nonce="3"))) == [
+        ("Cluster", ["b"], []),
+        ("ClusterLoadAssignment", ["a"], []),
+    ]
+
+
 @pytest.mark.parametrize(
     "request_",
     [
