@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.chaos.growth import Reading
+from tests.chaos.growth import Reading, judged_from
 from tests.chaos.stage import Stage
 from tests.lab.mesh import Mesh
 
@@ -30,14 +30,19 @@ spec:
 
 
 def soak(stage: Stage, minutes: float, tell: Callable[[str], None]) -> list[Reading]:
-    """Changes for so long; afterwards the mesh is as it was. Users are the stage's; what they met is asked there."""
-    until, looked, told, step = time.monotonic() + minutes * 60, 0.0, time.monotonic(), 0
+    """Changes for so long; afterwards the mesh is as it was. Users are the stage's; what they met is asked there.
+
+    Readings begin at ``judged_from``.
+    """
+    start = time.monotonic()
+    until, judged = start + minutes * 60, start + judged_from(minutes) * 60
+    looked, told, step = 0.0, start, 0
     readings: list[Reading] = []
     while time.monotonic() < until:
         began = time.monotonic()
         _change(stage, step)
         step += 1
-        if began - looked >= LOOK:
+        if began - looked >= LOOK and began >= judged:
             readings += look(stage.mesh)
             looked = began
         if began - told >= 60:

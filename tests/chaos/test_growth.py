@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.growth import Reading, growths, render
+from tests.chaos.growth import DRAIN_MINUTES, Reading, growths, judged_from, render
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_processes_are_judged_apart_and_not_by_two_looks() -> None:
     readings = [Reading(name, size, 1) for size in (1, 2, 3) for name in ("hub", "agent")]
     assert [(each.process, each.resident) for each in growths(readings)] == [("hub", (1, 2, 3)), ("agent", (1, 2, 3))]
     assert growths([Reading("hub", 1, 1)] * 2) == []
+
+
+def test_a_long_soak_is_judged_once_the_proxies_are_full_of_what_they_drain() -> None:
+    assert judged_from(20.0) > DRAIN_MINUTES
+    assert (20.0 - judged_from(20.0)) * 60 > 3 * 5  # readings for three thirds
+    assert judged_from(10.0) == judged_from(2.0) == 0.0
