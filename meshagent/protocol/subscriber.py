@@ -71,6 +71,11 @@ class Subscriber:
         """Accepted resources. Inner maps are never changed in place. A type is absent until its first answer."""
         return dict(self._resources)
 
+    @property
+    def stream(self) -> int:
+        """Counts the streams that were opened."""
+        return self._stream
+
     def restore(self, resources: Snapshot) -> None:
         """Begin with what was accepted in an earlier life (last-known-good)."""
         for type_url, entries in resources.items():

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from meshagent.lab import Lab
-from tests.bench import capture, datapath, fleet, lifecycle, many, names, stage, surroundings, table
+from tests.bench import capture, datapath, fleet, lifecycle, many, names, stage, storm, surroundings, table
 from tests.bench.datapath import Effort
 from tests.bench.samples import Sample
 
@@ -34,10 +34,12 @@ class Plan:
     changes: int
     many: int
     idle_seconds: float
+    storm: int
+    storms: int
 
 
-FULL = Plan(Effort(2.0, 5), 15, 5, 5.0, 200, 500, 100, 1_000, 30.0)
-QUICK = Plan(Effort(1.0, 1), 3, 1, 1.0, 30, 50, 10, 100, 2.0)
+FULL = Plan(Effort(2.0, 5), 15, 5, 5.0, 200, 500, 100, 1_000, 30.0, 1_000, 3)
+QUICK = Plan(Effort(1.0, 1), 3, 1, 1.0, 30, 50, 10, 100, 2.0, 40, 1)
 
 
 def measure_mesh(lab: Lab, plan: Plan, only: str) -> Iterator[Sample]:
@@ -74,6 +76,11 @@ def measure_many(lab: Lab, plan: Plan, _only: str) -> Iterator[Sample]:
     return many.measure(lab, plan.many, 2 * plan.repeats, plan.joins, plan.idle_seconds)
 
 
+def measure_storm(_lab: Lab, plan: Plan, _only: str) -> Iterator[Sample]:
+    """A hub that starts again with all of its agents waiting for it."""
+    return storm.measure(plan.storm, plan.many, plan.storms)
+
+
 #: --only NAME -> what measures it. A lab each: what one leaves running can't disturb the next.
 PARTS: dict[str, Callable[[Lab, Plan, str], Iterator[Sample]]] = {
     "path": measure_mesh,
@@ -82,6 +89,7 @@ PARTS: dict[str, Callable[[Lab, Plan, str], Iterator[Sample]]] = {
     "rules": measure_rules,
     "fleet": measure_fleet,
     "many": measure_many,
+    "storm": measure_storm,
 }
 
 
@@ -94,7 +102,8 @@ def main(arguments: list[str]) -> int:
     found = surroundings.look()
     began = time.monotonic()
     samples: list[Sample] = []
-    for measure in (PARTS[asked.only],) if asked.only else (measure_mesh, measure_rules, measure_fleet, measure_many):
+    everything = (measure_mesh, measure_rules, measure_fleet, measure_many, measure_storm)
+    for measure in (PARTS[asked.only],) if asked.only else everything:
         with Lab(families=(4,)) as lab:
             samples += measure(lab, plan, asked.only)
     effort = (

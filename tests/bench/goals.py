@@ -68,6 +68,9 @@ FIGURES = (
     Figure("change-p50", "hub: endpoint change → last of the agents' ACKs, median", "ms"),
     Figure("change-p99", "hub: endpoint change → last of the agents' ACKs, p99", "ms", bound=1000.0),
     Figure("sync", "hub: all agents connect at once → all have everything", "s"),
+    Figure("storm", "hub starts again, 1,000 agents and services → all agents have everything", "s", bound=15.0),
+    Figure("storm-hub", "of which the hub computes for each agent", "ms"),
+    Figure("storm-agents", "of which each simulated agent computes on the same cores", "ms"),
     Figure(
         "served", "one endpoint among 1,000 services changes at the hub → Envoy on a host serves it", "ms", bound=15.0
     ),

@@ -107,6 +107,13 @@ async def enrolled(root: Path, count: int, port: int) -> Fleet:
     return Fleet(root, port, identities)
 
 
+def serving(count: int, services: int) -> list[tuple[str, ...]]:
+    """What each of ``count`` agents serves: the first quarter of them shares the services."""
+    owners = max(1, count // 4)
+    names = [f"svc-{n}" for n in range(services)]
+    return [tuple(names[n::owners]) if n < owners else () for n in range(count)]
+
+
 @dataclass
 class RealAgent:
     """The agent's own way to a hub, without a host around it: its session, its announcements, its backoff."""
@@ -129,6 +136,7 @@ class RealAgent:
         self.session = Session(self.subscriber, self._judge, self.wanted, dialer.ads, hubs, known, clock)
         self.announcer = Announcer(self.message, dialer.announce, hubs, known, clock)
         self.heard: dict[str, float] = {}
+        self.answered: tuple[int, frozenset[str]] = (0, frozenset())  # a stream, and types the hub has spoken of on it
 
     def _message(self, sick: str) -> Announcement:
         address = IPv4Address("10.200.0.1") + self.number
@@ -147,6 +155,8 @@ class RealAgent:
         self.message.set(self._message(sick))
 
     async def _judge(self, received: Received) -> Mapping[str, str]:
+        before = self.answered[1] if self.answered[0] == received.stream else frozenset()
+        self.answered = received.stream, before | {received.type_url}
         for name in received.changed:
             self.heard[name] = time.monotonic()
         if received.type_url == CDS:
@@ -158,6 +168,12 @@ class RealAgent:
     def connected(self) -> bool:
         """Both streams are up."""
         return self.session.state.value.connected and self.announcer.state.value.connected
+
+    @property
+    def complete(self) -> bool:
+        """Both streams are up, and the hub has answered on every type since."""
+        asked = {CDS, EDS, LDS, NDS, HOST_POLICY}
+        return self.connected and self.answered[0] == self.subscriber.stream and asked <= self.answered[1]
 
     @property
     def known(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.eventually import eventually
-from tests.hub.fleets import Fleet, RealAgent, enrolled
+from tests.hub.fleets import Fleet, RealAgent, enrolled, serving
 from tests.ports import free_port
 
 #: What the hub may compute for each agent that comes back, so that a thousand of them are back within 15 s. Seen with
@@ -22,11 +22,7 @@ SECONDS_PER_AGENT = 0.015
 
 
 def _agents(fleet: Fleet, services: int) -> list[RealAgent]:
-    """The first quarter of them serves."""
-    count = len(fleet.identities)
-    owners = max(1, count // 4)
-    names = [f"svc-{n}" for n in range(services)]
-    return [RealAgent(n, fleet, tuple(names[n::owners]) if n < owners else ()) for n in range(count)]
+    return [RealAgent(n, fleet, names) for n, names in enumerate(serving(len(fleet.identities), services))]
 
 
 async def _until(check: Callable[[], bool], seconds: float) -> None:
@@ -37,7 +33,7 @@ async def _until(check: Callable[[], bool], seconds: float) -> None:
 
 
 async def _all_back(agents: list[RealAgent], services: int) -> None:
-    await _until(lambda: all(agent.connected and agent.known >= services for agent in agents), 400)
+    await _until(lambda: all(agent.complete and agent.known >= services for agent in agents), 400)
 
 
 async def _change(agents: list[RealAgent], number: int) -> None:
