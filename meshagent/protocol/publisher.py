@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from meshagent.protocol.entry import Entry, Snapshot
+from meshagent.protocol.greetings import Greetings
 from meshagent.protocol.types import CDS, CHAIN, EDS, MAX_TYPES, REMOVE_LAST, ProtocolError, publish_rank
 from meshagent.protocol.watch import ABSENT, Watch, first_watch
 
@@ -70,11 +71,14 @@ class Publisher:
 
     ``whole``: see above; for a client that answers only when it is through. Not for the relay's Envoy: what the relay
     publishes are steps, and Envoy answers one (a cluster) when it has got the next (its endpoints).
+
+    ``greetings``: those of the server whose streams these are.
     """
 
     snapshot: Snapshot = field(default_factory=dict)
     forgetful: bool = False
     whole: bool = False
+    greetings: Greetings = field(default_factory=Greetings)
     _newest: Snapshot | None = None
     _watches: dict[str, Watch] = field(default_factory=dict)
     _pending: dict[str, Verdict] = field(default_factory=dict)  # nonce -> what was sent, as if ACKed
@@ -125,9 +129,8 @@ class Publisher:
             return
         if not request.type_url or len(self._watches) >= MAX_TYPES:
             raise ProtocolError("too many resource types" if request.type_url else "a request without a type URL")
-        self._watches[request.type_url] = first_watch(
-            request.type_url, subscribe, unsubscribe, request.initial_resource_versions
-        )
+        said = self.greetings.greeting(request)
+        self._watches[request.type_url] = first_watch(request.type_url, said.names, unsubscribe, said.versions)
 
     # what it gets
 
@@ -183,7 +186,7 @@ class Publisher:
             return
         if not watch.greeted:
             yield self._response(type_url, [], [])
-        watch.dirty, watch.whole, watch.compared = False, False, entries
+        watch.told(entries)
 
     def _send(
         self, type_url: str, changed: Sequence[str], removed: Sequence[str], full: set[str]
@@ -204,9 +207,9 @@ class Publisher:
         """A cluster that changes warms anew and waits for its endpoints, which Envoy does not ask for again."""
         held, endpoints = self._watches[CDS].held, self._watches.get(EDS)
         for name in clusters:
-            if endpoints and held.get(name, ABSENT) != ABSENT:
+            if endpoints and held.get(name) not in (None, ABSENT):
                 endpoints.whole = True
-                if endpoints.held.pop(name, ABSENT) != ABSENT:
+                if endpoints.held.drop(name) not in (None, ABSENT):
                     endpoints.dirty = True
 
     def _response(self, type_url: str, changed: Sequence[str], removed: Sequence[str]) -> DeltaDiscoveryResponse:

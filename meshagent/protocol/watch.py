@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from meshagent.protocol.entry import Entry, Patched
+from meshagent.protocol.held import ABSENT, Held
 from meshagent.protocol.types import MAX_NAME_BYTES, MAX_NAMES, NAMED_ONLY, WILDCARD, ProtocolError
 
-#: In ``Watch.held``: the client was told that this name does not exist. No content hash is empty.
-ABSENT = ""
+__all__ = ["ABSENT", "Watch", "checked_names", "first_watch"]
 
 
 @dataclass(slots=True)
@@ -23,8 +24,8 @@ class Watch:
     """
 
     wildcard: bool = False
-    names: set[str] = field(default_factory=set)
-    held: dict[str, str] = field(default_factory=dict)
+    names: AbstractSet[str] = frozenset()
+    held: Held = field(default_factory=Held)
     greeted: bool = False
     dirty: bool = True
     whole: bool = True
@@ -44,9 +45,10 @@ class Watch:
         if len(self.names) > MAX_NAMES:
             raise ProtocolError(f"more than {MAX_NAMES} names subscribed")
         for name in wanted | unwanted:
-            self.held.pop(name, None)
+            self.held.drop(name)
         if not self.wildcard:
-            self.held = {name: version for name, version in self.held.items() if name in self.names}
+            for name in self.held.names() - self.names:
+                self.held.drop(name)
         self.dirty = self.whole = True
 
     def changed(self, entries: Mapping[str, Entry]) -> list[str]:
@@ -69,9 +71,9 @@ class Watch:
             return []
         if touched is not None:
             missing = touched - entries.keys()
-            return sorted(n for n in missing if (held[n] != ABSENT if n in held else n in self.names))
-        gone = {name for name, version in held.items() if version != ABSENT and name not in entries}
-        gone.update(name for name in self.names if name not in entries and name not in held)
+            return sorted(n for n in missing if (held.get(n) != ABSENT if n in held else n in self.names))
+        gone = {name for name in held.names() - entries.keys() if held.get(name) != ABSENT}
+        gone.update(name for name in self.names - entries.keys() if name not in held)
         return sorted(gone)
 
     def _touched(self, entries: Mapping[str, Entry]) -> frozenset[str] | None:
@@ -83,21 +85,27 @@ class Watch:
 
     def _complete(self, entries: Mapping[str, Entry]) -> bool:
         """True when everything there is is wanted and held as it is; only a map that knows its versions tells."""
-        if not isinstance(entries, Patched) or self.held.keys() != entries.keys():
+        if not isinstance(entries, Patched):
             return False
         asked = self.names <= entries.keys() if self.wildcard else self.names == entries.keys()
-        return asked and self.held == entries.versions
+        return asked and self.held.equals(entries.versions)
+
+    def told(self, entries: Mapping[str, Entry]) -> None:
+        """The client has heard of all of ``entries`` that it wants."""
+        self.dirty, self.whole, self.compared = False, False, entries
+        if self.held.wide:
+            self._complete(entries)
 
     def sent(self, resources: Mapping[str, str], removed: Iterable[str]) -> None:
         """Record what was just sent as held."""
-        self.held.update(resources)
+        self.held.put(resources)
         for name in resources if self.parts else ():
             self.parts.pop(name, None)
         for name in removed:
             if name in self.names:
-                self.held[name] = ABSENT
+                self.held.put({name: ABSENT})
             else:
-                self.held.pop(name, None)
+                self.held.drop(name)
 
     def separate(self, resources: Mapping[str, str], error: str) -> None:
         """A response was refused: send what was good in it again, apart from what was bad.
@@ -113,7 +121,7 @@ class Watch:
             self.parts.update({name: first + (2 * i >= len(good)) for i, name in enumerate(good)})
         for name in good:
             if self.held.get(name) == resources[name]:
-                del self.held[name]
+                self.held.drop(name)
                 self.dirty = self.whole = True
 
 
@@ -122,22 +130,15 @@ def _named(name: str, text: str) -> bool:
     return name in text and re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None
 
 
-def first_watch(
-    type_url: str, subscribe: Iterable[str], unsubscribe: Iterable[str], versions: Mapping[str, str]
-) -> Watch:
-    """The first request of a type on a stream; ``versions`` is what the client kept from an earlier stream."""
-    if len(versions) > MAX_NAMES:
-        raise ProtocolError(f"the client claims to hold more than {MAX_NAMES} resources")
-    names = checked_names(subscribe)
+def first_watch(type_url: str, names: frozenset[str], unsubscribe: Iterable[str], versions: Mapping[str, str]) -> Watch:
+    """The first request of a type on a stream: ``names`` subscribed (checked), ``versions`` that the client kept from
+    an earlier stream (shared, so not changed)."""
     wildcard = WILDCARD in names or (not names and type_url not in NAMED_ONLY)
-    wanted = names - {WILDCARD} - checked_names(unsubscribe)
-    claimed = list(versions)
-    held = dict(zip(claimed, map(versions.__getitem__, claimed), strict=True))  # a protobuf map's items() is slow
-    if "" in held.values():
-        held = {name: version or "?" for name, version in held.items()}
-    if not wildcard and not held.keys() <= wanted:
-        held = {name: version for name, version in held.items() if name in wanted}
-    return Watch(wildcard=wildcard, names=wanted, held=held)
+    unwanted = checked_names(unsubscribe) | {WILDCARD}
+    wanted = names if unwanted.isdisjoint(names) else names - unwanted
+    if not wildcard and not versions.keys() <= wanted:
+        versions = {name: version for name, version in versions.items() if name in wanted}
+    return Watch(wildcard=wildcard, names=wanted, held=Held(versions))
 
 
 def checked_names(names: Iterable[str]) -> set[str]:

@@ -13,6 +13,7 @@ import grpc
 import structlog
 from envoy.config.core.v3.base_pb2 import Node
 
+from meshagent.protocol.greetings import Greetings
 from meshagent.protocol.publisher import Publisher, Reaction, Snapshot, Verdict
 from meshagent.protocol.types import ProtocolError, short_name
 from meshagent.runtime.latest import Latest
@@ -70,11 +71,12 @@ class AdsServer:
     def __init__(self, open_session: OpenSession, *, first_message_seconds: float = FIRST_MESSAGE_SECONDS) -> None:
         self._open_session = open_session
         self._first_message_seconds = first_message_seconds
+        self._greetings = Greetings()
         self.streams = 0
 
     def handlers(self, *methods: Method[Any, Any]) -> list[Stream]:
         """Handlers for ``grpc_server.add_methods``; without ``methods``: the aggregated delta stream."""
-        return [Stream(method, self._serve) for method in methods or (DELTA_ADS,)]
+        return [Stream(method, self._serve, self._greetings.parse) for method in methods or (DELTA_ADS,)]
 
     async def _serve(self, context: Any, call: Call) -> None:
         first = await self._first(context)
@@ -83,7 +85,9 @@ class AdsServer:
         session = await self._open_session(first.node, call)
         self.streams += 1
         try:
-            await _AdsStream(context, session, first.node.user_agent_name == "envoy").run(first)
+            is_envoy = first.node.user_agent_name == "envoy"
+            publisher = Publisher(forgetful=is_envoy, whole=not is_envoy, greetings=self._greetings)
+            await _AdsStream(context, session, publisher).run(first)
         except ProtocolError as error:
             raise RefusedCallError(grpc.StatusCode.INVALID_ARGUMENT, error.code, error.message) from None
         finally:
@@ -103,10 +107,10 @@ class AdsServer:
 class _AdsStream:
     """One running stream: three things may happen next — a request, a snapshot, the end."""
 
-    def __init__(self, context: Any, session: AdsSession, is_envoy: bool) -> None:
+    def __init__(self, context: Any, session: AdsSession, publisher: Publisher) -> None:
         self._context = context
         self._session = session
-        self._publisher = Publisher(forgetful=is_envoy, whole=not is_envoy)
+        self._publisher = publisher
 
     async def run(self, first: Any) -> None:
         latest = self._session.snapshot

@@ -127,10 +127,12 @@ class Stream:
 
     ``await context.read()`` gives a message or ``EOF``; ``await context.write(m)`` waits for flow control. A client
     that goes away ends ``serve`` by a cancellation or, in the middle of a write, by an error of gRPC's own: no news.
+    ``parse`` in place of the method's own deserialiser.
     """
 
     method: Method[Any, Any]
     serve: Callable[[Any, Call], Awaitable[None]]
+    parse: Callable[[bytes], Any] | None = None
 
     def build(self, peer_of: PeerOf) -> Any:
         async def behaviour(_requests: Any, context: Any) -> None:
@@ -141,7 +143,7 @@ class Stream:
             except Exception as error:
                 await refuse(context, error, self.method.path)
 
-        return grpc.stream_stream_rpc_method_handler(behaviour, self.method.parse_request, serialize)
+        return grpc.stream_stream_rpc_method_handler(behaviour, self.parse or self.method.parse_request, serialize)
 
 
 Handler = Unary | Stream

@@ -37,8 +37,8 @@ class Method(Generic[Q, A]):
 
 
 def serialize(message: Message) -> bytes:
-    """The serialiser of every method."""
-    return message.SerializeToString()
+    """The serialiser of every method. Maps in order: what many clients say alike is alike byte for byte."""
+    return message.SerializeToString(deterministic=True)
 
 
 DELTA_ADS = Method(

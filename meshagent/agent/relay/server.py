@@ -100,7 +100,7 @@ class RelayServer:
             finally:
                 self._relay.stream_closed(number)
 
-        return Stream(handler.method, serve)
+        return Stream(handler.method, serve, handler.parse)
 
     async def _open(self, node: Node, call: Call) -> _EnvoyStream:
         del node, call
