@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from dataclasses import dataclass
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -30,6 +31,11 @@ class Peer:
     def serial(self) -> str:
         """The certificate's serial number, lower-case hex without leading zeros; '' without a certificate."""
         return f"{self._parsed.serial_number:x}" if self._parsed else ""
+
+    @property
+    def not_after(self) -> datetime | None:
+        """When the certificate expires; None without one. Raises ``ValueError`` for one that can't be read."""
+        return self._parsed.not_valid_after_utc if self._parsed else None
 
     @property
     def certificate_pem(self) -> str:
