@@ -200,6 +200,7 @@ class Agent:
             policy=self.kept.policy,
             mesh=self.kept.mesh,
             unserved=self.kept.unserved,
+            shut=self.kept.shut,
             doors=self.kept.doors,
             ports=self.kept.ports,
             capture_dns=derived.capture_dns,

@@ -45,6 +45,7 @@ class Captured:
 class Kept:
     """``mesh``, ``unserved``, ``policy``, ``doors`` and ``ports`` are what capture follows.
 
+    ``shut``: IP versions for which the proxy is known to have no port where captured connections could arrive.
     ``settled``: types on which the hub has spoken.
     """
 
@@ -58,6 +59,7 @@ class Kept:
     ) -> None:
         self.mesh: Latest[frozenset[MeshAddress]] = Latest(frozenset())
         self.unserved: Latest[frozenset[MeshAddress]] = Latest(frozenset())
+        self.shut: Latest[frozenset[int]] = Latest(frozenset())
         self.policy: Latest[HostPolicy] = Latest(HostPolicy())
         self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
         self.ports: Latest[frozenset[PortDoor]] = Latest(frozenset())
@@ -88,6 +90,7 @@ class Kept:
         mesh, doors = self._taps.addresses.value | before.mesh, self._taps.doors.value | before.doors
         served = frozenset(address for address in mesh if address.ip.version not in blocked)
         self.unserved.set((mesh | self._taps.unserved.value | before.unserved) - served)
+        self.shut.set(blocked | {address.ip.version for address in self.unserved.value})
         self.mesh.set(served)
         self.doors.set(frozenset(door for door in doors if door[1] not in blocked))
         ports = _newest(self._taps.ports.value, before.ports)

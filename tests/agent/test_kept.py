@@ -81,9 +81,20 @@ def test_nothing_is_captured_for_a_stranger_who_holds_the_port_where_it_would_ar
     world.kept.refresh()
     assert world.kept.mesh.value == {NEW}, "the other family goes on"
     assert world.kept.unserved.value == {OLD}, "known, for a policy that lets nothing go direct"
+    assert world.kept.shut.value == {4}
     world.taken.set(())
     world.kept.refresh()
     assert world.kept.mesh.value == {OLD, NEW} and world.kept.unserved.value == frozenset()
+    assert world.kept.shut.value == frozenset()
+
+
+def test_a_family_is_shut_where_the_proxy_could_not_bind_whoever_holds_the_port(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    asyncio.run(world.kept.start())
+    assert world.kept.shut.value == frozenset(), "nothing is known yet"
+    world.taps.unserved.set(frozenset({NEW}))
+    world.kept.refresh()
+    assert world.kept.shut.value == {6}
 
 
 def test_a_port_that_was_strict_stays_strict_until_the_control_plane_says_otherwise(tmp_path: Path) -> None:

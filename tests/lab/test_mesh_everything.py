@@ -78,6 +78,43 @@ def test_everything_that_leaves_goes_through_the_proxy_when_asked_and_open_conne
         busy.goes_on()
 
 
+@pytest.mark.parametrize("backend", ["nft", "iptables"])
+def test_with_policy_closed_nothing_leaves_while_a_stranger_holds_the_port_of_a_dead_proxy(
+    mesh: Mesh, backend: str
+) -> None:
+    """Dead and robbed while the agent is away, still so when it is back: refused at every moment, hub and ssh not."""
+    web, shop = mesh.members["web"], mesh.lab.hosts["shop"]
+    configure(web, f"capture: {{outbound: all, on_proxy_failure: closed, backend: {backend}}}\n")
+    wait_until(lambda: "everything" in rules(web).lower() and mesh.calm(web) is None, 15, "everything captured")
+    mesh.agents[web.name].stop()
+    with web.capture(f"tcp and (host {shop.address4} or host {shop.address6})") as wire:
+        web.run(["kill", "-9", str(mesh.proxy_record(web)["data"]["handle"]["pid"])])
+        wait_until(lambda: ":15001 " not in web.run(["ss", "-Hltn"]).stdout, 10, "the proxy gone")
+        thief = web.popen(["socat", "-d", "-d", "TCP4-LISTEN:15001,bind=127.0.0.1,fork,reuseaddr", "SYSTEM:cat"])
+        wait_until(lambda: ":15001 " in web.run(["ss", "-Hltn"]).stdout, 10, "the stranger on its port")
+        require_refused(web, shop.address4)
+        mesh.start(web)
+        wait_until(lambda: "port-taken" in mesh.conditions(web), 30, "the port told", 0.2)
+        wait_until(lambda: mesh.status(web)["capture"]["in_sync"], 10)
+        for _ in range(3):
+            require_refused(web, shop.address4)
+    assert wire.packets() == [], "not a packet"
+    assert "accepting connection" not in thief.text(), "nor does the stranger get one"
+    assert mesh.status(web)["control_plane"]["connected"], "the hub is reached"
+    wait_until(lambda: fetch(web, shop.address6), 20, "the other family, by the proxy's other port")
+
+    thief.stop()
+    wait_until(lambda: mesh.conditions(web) == [], 60, "the port taken back", 0.2)
+    assert fetch(web, shop.address4)
+    configure(web, "{}\n")
+    wait_until(lambda: "everything" not in rules(web).lower(), 15, "only the mesh captured")
+
+
+def require_refused(host: Host, address: str) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        host.connect(address, 80)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_who_dials_the_proxys_port_by_itself_meets_a_dead_end(mesh: Mesh, address: str) -> None:
     """Passed on it would come back for ever. The mark is the agent's: the rules let it through, as none would."""

@@ -170,7 +170,7 @@ def outbound(intent: Intent) -> list[str]:
         gated.append(
             text.rule(f"{key} @claimed{version}", "meta l4proto vmap @claimed_gate", "flips when the proxy is dead")
         )
-    for version in (version for version in versions if version in intent.all_families):
+    for version in (version for version in versions if version in intent.everything_families):
         entry.append(
             text.rule(f"meta nfproto ipv{version} meta l4proto tcp", "goto everything", "capture.outbound: all")
         )
@@ -188,7 +188,7 @@ def outbound(intent: Intent) -> list[str]:
 
 def _everything(intent: Intent) -> list[str]:
     """All that is no address of the mesh. The proxy passes it on, so without a proxy it goes there by itself."""
-    if not intent.all_families:
+    if not intent.everything_families:
         return []
     gate = text.rule("", "meta l4proto vmap @claimed_gate", "flips when the proxy is dead")
     return _walk("everything", intent, _never(intent), [gate])
@@ -219,7 +219,7 @@ def _never(intent: Intent) -> list[str]:
             "return",
             "never through the proxy: hub, gateways, resolvers, loopback, link-local, metadata, multicast",
         )
-        for version in intent.all_families
+        for version in intent.everything_families
     ]
     ports = ", ".join(map(str, text.merged(intent.direct_ports)))
     return [*rules, text.rule(f"tcp dport {{ {ports} }}", "return", "never through the proxy: ssh, and its own ports")]
@@ -268,6 +268,14 @@ def virtual(intent: Intent) -> list[str]:
                 HUNG,
             )
         )
+        entry += [
+            text.rule(
+                f"meta nfproto ipv{version} tcp dport {OUTBOUND} {SYN} ct status dnat",
+                "goto nowhere",
+                "capture.outbound: all: the proxy has no port for it, and the policy is closed",
+            )
+            for version in intent.refused_families
+        ]
     refused: list[str] = []
     if intent.ipv6 is Ipv6.REFUSE and intent.mode is Mode.ACTIVE:
         entry.append(text.rule("ip6 daddr . tcp dport @claimed6", "goto refuse_ipv6", "literal address of a service"))

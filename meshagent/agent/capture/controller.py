@@ -57,6 +57,7 @@ class Inputs:
     policy: Latest[HostPolicy] = field(default_factory=lambda: Latest(HostPolicy()))
     mesh: Latest[frozenset[MeshAddress]] = field(default_factory=lambda: Latest(frozenset()))
     unserved: Latest[frozenset[MeshAddress]] = field(default_factory=lambda: Latest(frozenset()))
+    shut: Latest[frozenset[int]] = field(default_factory=lambda: Latest(frozenset()))
     capture_dns: Latest[bool] = field(default_factory=lambda: Latest(False))
     doors: Latest[frozenset[OpenDoor]] = field(default_factory=lambda: Latest(frozenset()))
     ports: Latest[frozenset[PortDoor]] = field(default_factory=lambda: Latest(frozenset()))
@@ -72,6 +73,7 @@ class Inputs:
             self.policy,
             self.mesh,
             self.unserved,
+            self.shut,
             self.capture_dns,
             self.doors,
             self.ports,
@@ -135,6 +137,7 @@ class CaptureController:
             policy=inputs.policy.value,
             mesh=inputs.mesh.value,
             unserved=inputs.unserved.value,
+            shut=inputs.shut.value,
             capture_dns=inputs.capture_dns.value,
             draining=self.status.value.active or self._draining,
             doors=inputs.doors.value,

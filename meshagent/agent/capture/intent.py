@@ -59,6 +59,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     unserved = () if bare.fail_open else _unserved(wishes, facts, ipv6)
     counted, strict = _inbound(wishes, {item.port for item in spared})
     everything = _everything(wishes, ipv6)
+    shut = () if bare.fail_open else _shut(wishes, ipv6, everything)
     bridged, arriving = _bridged(wishes, ipv6), _arriving(wishes, facts, ipv6)
     asked = _asked(wishes, {*counted, *strict})
     redirected = _redirected(wishes, facts, ipv6, asked, strict)
@@ -77,8 +78,9 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         fail_open=bare.fail_open,
         exclude=wishes.config.exclude,
         all_families=everything,
-        direct=never.networks(facts) if everything else (),
-        direct_ports=never.ports(facts, wishes.config.force_ports) if everything else (),
+        refused_families=shut,
+        direct=never.networks(facts) if everything or shut else (),
+        direct_ports=never.ports(facts, wishes.config.force_ports) if everything or shut else (),
         inbound_families=arriving,
         inbound_mode=_redirect_mode(wishes.config, facts) if any_arriving else RedirectMode.TPROXY,
         inbound_direct_ports=never.inbound_ports(facts, wishes.config) if any_arriving else (),
@@ -91,7 +93,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
         spared=spared,
         refused=refused,
         waiting=(
-            *_waiting(wishes, everything, bridged, arriving),
+            *_waiting(wishes, (*everything, *shut), bridged, arriving),
             *_waiting_ports(asked.keys() - {each.port for each in redirected}),
             *_waiting_units(wishes.config, facts),
         ),
@@ -139,6 +141,16 @@ def _everything(wishes: Wishes, ipv6: Ipv6) -> tuple[int, ...]:
         return ()
     families = (4,) if ipv6 is Ipv6.LEAVE else (4, 6)
     return tuple(v for v in families if wishes.has(Door.PASSTHROUGH, v) or (v, ipv6) == (6, Ipv6.REFUSE))
+
+
+def _shut(wishes: Wishes, ipv6: Ipv6, everything: tuple[int, ...]) -> tuple[int, ...]:
+    """IP versions whose port a stranger holds, or the proxy could not bind: there, refused is what would be captured.
+
+    Where nobody knows of such a port yet (the first start of a proxy) nothing is refused, as nothing is captured.
+    """
+    if wishes.config.outbound is not OutboundScope.ALL:
+        return ()
+    return tuple(v for v in _captured_families(ipv6) if v in wishes.shut and v not in everything)
 
 
 def _bridged(wishes: Wishes, ipv6: Ipv6) -> tuple[int, ...]:

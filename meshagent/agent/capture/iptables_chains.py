@@ -129,7 +129,7 @@ def _outbound(intent: Intent, version: int, chains: Chains) -> None:
         rule(f"-d {VIRTUAL4 if version == 4 else VIRTUAL6}", jump("virtual"), "virtual addresses have no direct way"),
     ]
     chains |= lookup("virtual", _of(intent.virtual, version), "to_proxy", "virtual address and port of a service")
-    if version in intent.all_families:
+    if version in intent.everything_families:
         # whatever is claimed is among everything, and so it is counted once while it goes around a dead proxy
         chains["outbound"].append(rule("", jump("everything"), "capture.outbound is all"))
         gate = rule("", jump("claimed_gate"), "all that leaves, passed on by the proxy")
@@ -192,6 +192,7 @@ def filtering(intent: Intent, version: int) -> str:
         "own_ports": [
             rule(_mark(AGENT_MARK), "-j RETURN", "the agent probes its own ports"),
             rule("", jump("hung_gate"), "filled while the proxy hangs"),
+            *_no_port(intent, version),
             rule("-m conntrack --ctstate DNAT", "-j RETURN", "redirected here by our own rules"),
             rule("-p tcp", _RESET, "our own ports are reached by redirect only, also by local users"),
             rule("", _PORT_CLOSED[version], "our resolver is reached by redirect only"),
@@ -230,6 +231,13 @@ def filtering(intent: Intent, version: int) -> str:
         chains["bridged_left_over"] = left_over
         jumps.append(("FORWARD", "bridged_left_over"))
     return table("filter", jumps, chains)
+
+
+def _no_port(intent: Intent, version: int) -> list[str]:
+    """Redirected as if the proxy had a port for it, and refused on the way: so what stays direct is the same."""
+    match = f"-p tcp -m tcp --dport {OUTBOUND} -m conntrack --ctstate DNAT"
+    reason = "capture.outbound is all: the proxy has no port for it, and the policy is closed"
+    return [rule(match, jump("nowhere"), reason)] if version in intent.refused_families else []
 
 
 def _own(intent: Intent, version: int) -> str:

@@ -72,7 +72,8 @@ class HostFacts:
 class Wishes:
     """What operator and mesh want. ``mesh`` holds exactly the pairs the proxy has listeners for.
 
-    ``unserved``: those that it knows, but whose family has no port of its own where captured connections could arrive.
+    ``unserved``: those that it knows, but whose family has no port of its own where captured connections could arrive;
+    ``shut``: such families, whether or not an address of theirs is known.
     ``capture_dns``: queries to the nameservers of resolv.conf go to the agent's resolver. ``draining``: capture was on
     in this boot, so connections through the proxy may still be open. ``doors`` and ``ports`` are those the proxy really
     has; None: nobody knows yet (a plan before enrolling), so all are taken to be there.
@@ -84,6 +85,7 @@ class Wishes:
     policy: HostPolicy = field(default_factory=HostPolicy)
     mesh: frozenset[MeshAddress] = frozenset()
     unserved: frozenset[MeshAddress] = frozenset()
+    shut: frozenset[int] = frozenset()
     capture_dns: bool = False
     draining: bool = False
     doors: frozenset[OpenDoor] | None = None
@@ -128,7 +130,8 @@ class Intent:
     ``counted_ports`` and ``strict_ports`` are ports processes listen on; ``nameservers`` is empty where DNS isn't
     captured; ``fail_open``: literals go direct while the proxy is dead; else they are refused, and so are ``unserved``
     ones, for which the proxy has no port. ``all_families``: IP versions of which every
-    connection is captured, except to ``direct`` networks and ``direct_ports``. ``inbound_families``: those of which
+    connection is captured, except to ``direct`` networks and ``direct_ports``; ``refused_families``: those of which the
+    same connections are refused, because the proxy has no port for them. ``inbound_families``: those of which
     what comes in for a listening process passes the proxy, except to ``inbound_direct_ports``, by ``inbound_mode``
     (TPROXY or REDIRECT). ``redirected``: ports of which that holds because the mesh says so; what the proxy gets of
     them is neither counted nor refused in the kernel. ``bridges`` are captured over ``bridged_families``. With
@@ -149,6 +152,7 @@ class Intent:
     fail_open: bool = True
     exclude: Exclude = field(default_factory=Exclude)
     all_families: tuple[int, ...] = ()
+    refused_families: tuple[int, ...] = ()
     direct: tuple[IPNetwork, ...] = ()
     direct_ports: tuple[PortRange, ...] = ()
     inbound_families: tuple[int, ...] = ()
@@ -167,6 +171,11 @@ class Intent:
 
     def __post_init__(self) -> None:
         _require_renderable(self)
+
+    @property
+    def everything_families(self) -> tuple[int, ...]:
+        """IP versions of which nothing leaves directly but what has to."""
+        return tuple(sorted({*self.all_families, *self.refused_families}))
 
     @property
     def arriving_families(self) -> tuple[int, ...]:
@@ -189,6 +198,8 @@ def _sentences(intent: Intent) -> Iterable[str]:
     if intent.all_families:
         versions = " and ".join(f"IPv{version}" for version in intent.all_families)
         yield f"all other new TCP connections that leave this host over {versions}"
+    for version in intent.refused_families:
+        yield f"all that would leave this host over IPv{version} is refused: the proxy has no port for it"
     if intent.bridged_families:
         yield f"the same of containers behind {', '.join(intent.bridges)}"
     if intent.inbound_families:
@@ -224,7 +235,7 @@ def _require_renderable(intent: Intent) -> None:
         raise UsageError("bad-address", "a nameserver is not an IP address")
     if not all(isinstance(network, IPv4Network | IPv6Network) for network in (*intent.exclude.cidrs, *intent.direct)):
         raise UsageError("bad-address", "an excluded network is not an IP network")
-    families = (*intent.all_families, *intent.arriving_families, *intent.bridged_families)
+    families = (*intent.everything_families, *intent.arriving_families, *intent.bridged_families)
     if not all(version in (4, 6) and _is_int(version) for version in families):
         raise UsageError("bad-address", "an IP version is 4 or 6")
     if not all(_is_cgroup(group) for group in (*intent.units, *intent.exclude_units)):

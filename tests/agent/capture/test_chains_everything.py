@@ -1,11 +1,13 @@
 """``capture.outbound: all``: everything that leaves goes through the proxy, except what must not."""
 
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
 from meshagent.agent.capture import verify
-from meshagent.config.settings import CaptureConfig, Exclude, Ipv6Mode, OutboundScope, PortRange
+from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, OutboundScope, PortRange
 from meshagent.model.doors import Door
 from meshagent.model.marks import AGENT_MARK, PROXY_MARK
 from meshagent.model.posture import Posture
@@ -136,6 +138,90 @@ def test_until_the_proxy_can_pass_it_on_only_the_mesh_is_captured(stand: Stand) 
 
     stand.capture(Posture.OUTBOUND, config=ALL, doors=frozenset({(Door.PASSTHROUGH, stand.family)}))
     assert stand.dial(target, 80).startswith("proxy ")
+
+
+def shut(stand: Stand) -> dict[str, frozenset[Any]]:
+    """The proxy passes on what the other family's port takes in, and has none for this one."""
+    return {"shut": frozenset({stand.family}), "doors": frozenset({(Door.PASSTHROUGH, 10 - stand.family)})}
+
+
+def test_with_policy_closed_nothing_leaves_while_a_stranger_holds_the_port_of_the_proxy(stand: Stand) -> None:
+    thief = stand.proxy()
+    for port in (80, 81):
+        stand.serve(stand.peer, port, "web")
+    target = stand.own(stand.peer)
+    config = replace(ALL, on_proxy_failure=FailurePolicy.CLOSED)
+    refused = [(target, 80), (target, 81), (target, 4711), (stand.virtual, 80)]
+    with stand.open(target, 80) as before:
+        stand.capture(Posture.OUTBOUND, config=config, **shut(stand))
+        with stand.host.capture("tcp") as wire:
+            for address, port in refused:
+                with pytest.raises(ConnectionRefusedError):
+                    stand.dial(address, port)
+            assert stand.dial_as(OTHER_UID, target, 80) == "ECONNREFUSED"
+        assert wire.packets() == [], "not a packet"
+        assert before.says(), "what is open stays open"
+    assert thief.accepted == 0
+
+    stand.capture(Posture.OUTBOUND, config=config)
+    assert stand.dial(target, 80).startswith("proxy "), "the port was taken back"
+
+
+def test_what_is_never_captured_stays_direct_while_everything_else_is_refused(stand: Stand) -> None:
+    thief = stand.proxy()
+    link_local = "169.254.169.254/32" if stand.family == 4 else "fd00:ec2::254/128"
+    stand.peer.run(["ip", "address", "add", link_local, "dev", "eth0"])
+    stand.host.run(["ip", "route", "add", link_local, "dev", "eth0"])
+    for port in (22, 80, 81):
+        stand.serve(stand.peer, port, "direct")
+        stand.serve(stand.host, port, "own")
+    target = stand.own(stand.peer)
+    exclude = Exclude(uids=(OTHER_UID,), ports=(PortRange(81, 81),))
+    config = replace(ALL, on_proxy_failure=FailurePolicy.CLOSED, exclude=exclude)
+    stand.capture(Posture.OUTBOUND, config=config, **shut(stand))
+
+    with pytest.raises(ConnectionRefusedError):
+        stand.dial(target, 80)
+    for port, why in ((22, "ssh stays ssh"), (81, "an excluded port")):
+        assert stand.dial(target, port).startswith("direct "), why
+    assert stand.dial_as(OTHER_UID, target, 80).startswith("direct "), "an excluded user"
+    assert stand.dial_as(PROXY_UID, target, 80).startswith("direct "), "the proxy, on the way to its peers"
+    assert stand.dial_as(0, target, 80, mark=AGENT_MARK).startswith("direct ")
+    assert stand.dial(link_local.partition("/")[0], 80).startswith("direct "), "cloud metadata"
+    for own in (stand.own(stand.host), stand.loopback):
+        assert stand.dial(own, 80).startswith("own ")
+    for fact in ("hub_addresses", "gateways", "nameservers"):
+        stand.capture(Posture.OUTBOUND, config=config, facts={fact: (ip_address(target),)}, **shut(stand))
+        assert stand.dial(target, 80).startswith("direct "), fact
+    stand.peer.run(["ip", "address", "del", link_local, "dev", "eth0"])  # the next test's peer has it on the same link
+    assert thief.accepted == 0
+
+
+def test_where_others_turn_a_connection_elsewhere_it_is_still_refused_or_direct_as_it_was_dialled(stand: Stand) -> None:
+    """docker publishes ports of containers on own addresses of the host; nobody's DNAT is a way out."""
+    stand.proxy()
+    for port in (80, 81):
+        stand.serve(stand.peer, port, "container")
+    target, own = stand.own(stand.peer), stand.own(stand.host)
+    program = {4: "iptables", 6: "ip6tables"}[stand.family] + {"nft": "-nft", "iptables": "-legacy"}[stand.backend]
+    to = f"[{target}]:81" if stand.family == 6 else f"{target}:81"
+    dnat = [program, "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "DNAT", "--to-destination", to]
+    stand.host.run(dnat)
+    config = replace(ALL, on_proxy_failure=FailurePolicy.CLOSED)
+    stand.capture(Posture.OUTBOUND, config=config, **shut(stand))
+
+    assert stand.dial(own, 80).startswith("container ")
+    with stand.host.capture(f"tcp and dst host {target}") as wire, pytest.raises(ConnectionRefusedError):
+        stand.dial(target, 80)
+    assert wire.packets() == []
+
+
+def test_with_policy_open_everything_goes_direct_while_the_proxy_has_no_port(stand: Stand) -> None:
+    thief = stand.proxy()
+    stand.serve(stand.peer, 80, "web")
+    stand.capture(Posture.OUTBOUND, config=ALL, **shut(stand))
+    assert stand.dial(stand.own(stand.peer), 80).startswith("web ")
+    assert thief.accepted == 0
 
 
 @pytest.mark.parametrize("mode", [Ipv6Mode.LEAVE, Ipv6Mode.REFUSE])

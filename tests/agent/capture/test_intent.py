@@ -237,6 +237,27 @@ def test_everything_is_captured_only_where_the_proxy_can_pass_it_on(
 
 
 @pytest.mark.parametrize(
+    ("posture", "scope", "shut", "doors", "refused"),
+    [
+        (Posture.STRICT, OutboundScope.ALL, {4}, {6}, (4,)),
+        (Posture.STRICT, OutboundScope.ALL, {4, 6}, set(), (4, 6)),
+        (Posture.STRICT, OutboundScope.ALL, {4}, {4, 6}, ()),  # an old word: the proxy passes on by now
+        (Posture.STRICT, OutboundScope.ALL, set(), set(), ()),  # nothing is known yet
+        (Posture.STRICT, OutboundScope.MESH, {4, 6}, set(), ()),
+        (Posture.PERMISSIVE, OutboundScope.ALL, {4, 6}, set(), ()),  # policy open
+    ],
+)
+def test_what_would_be_captured_is_refused_where_policy_is_closed_and_the_proxy_can_have_no_port(
+    posture: Posture, scope: OutboundScope, shut: set[int], doors: set[int], refused: tuple[int, ...]
+) -> None:
+    passing = frozenset((Door.PASSTHROUGH, version) for version in doors)
+    intent = decided(posture, config=CaptureConfig(outbound=scope), doors=passing, shut=frozenset(shut))
+    assert intent.refused_families == refused
+    assert bool(intent.direct) is bool(refused or intent.all_families), "what is direct stays direct"
+    assert all(f"over IPv{version} is refused" in " ".join(intent.captured) for version in refused)
+
+
+@pytest.mark.parametrize(
     ("mode", "tproxy", "decision", "door"),
     [
         (RedirectMode.AUTO, True, RedirectMode.TPROXY, Door.INBOUND_TPROXY),
@@ -375,6 +396,7 @@ def test_no_field_takes_anything_but_numbers_and_addresses(value: object) -> Non
         {"bridged_families": (value,)},
         {"direct_ports": (PortRange(1, value),)},  # type: ignore[arg-type]
         {"all_families": (value,)},
+        {"refused_families": (value,)},
     ]
     for fields in bad_fields:
         with pytest.raises(UsageError):

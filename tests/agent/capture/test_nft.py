@@ -32,6 +32,7 @@ from meshagent.guard import readback, text
 from meshagent.guard.libnftables import Context
 from meshagent.model.address import MeshAddress, parse_ip
 from meshagent.model.cgroup import Cgroup
+from meshagent.model.doors import Door
 from meshagent.model.marks import ANCHOR_TABLE, TABLE
 from meshagent.model.policy import HostPolicy, RedirectReason
 from meshagent.model.posture import PlaintextMode, Posture
@@ -70,6 +71,13 @@ MORE: dict[str, Intent] = {
     "outbound-all": decided(Posture.OUTBOUND, *MESH, config=CaptureConfig(outbound=ALL, exclude=EXCLUDE)),
     "outbound-all-ipv6-refused": decided(
         Posture.STRICT, *MESH, config=CaptureConfig(outbound=ALL, ipv6=Ipv6Mode.REFUSE)
+    ),
+    "outbound-all-no-port": decided(
+        Posture.STRICT,
+        *MESH[:3],
+        config=CaptureConfig(outbound=ALL),
+        doors=frozenset({(Door.PASSTHROUGH, 6)}),
+        shut=frozenset({4}),
     ),
     "bridges": decided(Posture.STRICT, *MESH, config=CaptureConfig(bridges=("docker0", "br-a1"), exclude=EXCLUDE)),
     "inbound-tproxy": decided(
