@@ -21,8 +21,8 @@ LAST_CHAIN = f"{CHAIN_PREFIX}ARRIVING"
 
 _CHAIN = rf"{CHAIN_PREFIX}[A-Z0-9_]{{1,18}}"
 _OPTION = (
-    "-[psdmoijg]|--(?:comment|dport|dports|mark|uid-owner|gid-owner|tcp-flags|dst-type|ctdir|ctstate|set|name|mask|"
-    "rsource|to-ports|reject-with|zone-orig|set-xmark|nowildcard|transparent|ctorigdstport)"
+    "-[psdmoijg]|--(?:comment|dport|dports|mark|uid-owner|gid-owner|tcp-flags|dst-type|ctdir|ctstate|set|remove|"
+    "name|mask|rsource|to-ports|reject-with|zone-orig|set-xmark|nowildcard|transparent|ctorigdstport)"
 )
 _WORD = rf"(?:!|{_OPTION}|[A-Za-z0-9_.:/,@][A-Za-z0-9_.:/,@-]*|\"[A-Za-z0-9 .,:;()-]{{1,255}}\")"
 _TARGET = rf"-[jg] (?:{_CHAIN}|RETURN|REDIRECT|REJECT|CT|CONNMARK|MARK)(?= |$)"

@@ -27,10 +27,10 @@ def inbound(intent: Intent) -> list[str]:
             entry.append(text.rule(match, f"goto {target}", reason))
     blocks = [text.chain("inbound", "filter hook input priority 10", entry)]
     if intent.counted_ports:
-        blocks.append(text.chain("plain_text", "", _count("callers", port)))
+        blocks.append(text.chain("plain_text", "", count("callers", port)))
     if intent.strict_ports:
         refuse = text.rule("", "reject with tcp reset", "mutual TLS is required: new plain connections are refused")
-        blocks.append(text.chain("refuse_plain_text", "", [*_count("refused", port), refuse]))
+        blocks.append(text.chain("refuse_plain_text", "", [*count("refused", port), refuse]))
     return blocks
 
 
@@ -59,7 +59,8 @@ def redirected_ports(intent: Intent) -> dict[int, tuple[int, ...]]:
     return {version: ports for version, ports in found.items() if ports}
 
 
-def _count(name: str, port: str) -> list[str]:
+def count(name: str, port: str) -> list[str]:
+    """Into the sets of callers; ``port`` is what tells which one was dialled."""
     tcp = "" if port == "tcp dport" else "meta l4proto tcp"  # which ports conntrack's are
     return [
         text.rule(tcp, f"update @{name}4 {{ ip saddr . {port} counter }}", "who calls in plain text"),

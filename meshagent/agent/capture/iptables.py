@@ -67,7 +67,7 @@ def lost(intent: Intent) -> tuple[str, ...]:
 def _family(intent: Intent, version: int) -> str:
     """Refusals are there before anything is redirected."""
     nat = chains.nat(intent, version) if intent.mode is Mode.ACTIVE else ""
-    return chains.raw(intent, version) + chains.mangle() + chains.filtering(intent, version) + nat
+    return chains.raw(intent, version) + chains.mangle(intent, version) + chains.filtering(intent, version) + nat
 
 
 def _anchor() -> str:

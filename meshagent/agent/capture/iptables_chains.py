@@ -11,9 +11,9 @@ The same meaning as chains.py, said with what iptables has:
 
 from collections.abc import Iterable
 
-from meshagent.agent.capture import iptables_arriving
+from meshagent.agent.capture import iptables_arriving, iptables_published
 from meshagent.agent.capture import text as nft_text
-from meshagent.agent.capture.iptables_text import NOT_SYN, SYN, Chains, host, jump, lookup, rule, table
+from meshagent.agent.capture.iptables_text import NOT_SYN, SYN, Chains, host, jump, lookup, remember, rule, table
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
 from meshagent.model.address import VIRTUAL4, VIRTUAL6, IPAddress, MeshAddress
 from meshagent.model.marks import (
@@ -25,9 +25,6 @@ from meshagent.model.marks import (
     PROXY_ZONE,
 )
 from meshagent.model.ports import DNS, OUTBOUND, OWN_LOCAL_PORTS
-
-#: Lists of xt_recent, /proc/net/xt_recent/NAME: ``meshagent_callers4_8080``.
-CALLER_LISTS = "meshagent_"
 
 _LOCAL = "-m addrtype --dst-type LOCAL"
 _RESET = "-j REJECT --reject-with tcp-reset"
@@ -57,7 +54,7 @@ def raw(intent: Intent, version: int) -> str:
     return table("raw", [("OUTPUT", "zones")], chains)
 
 
-def mangle() -> str:
+def mangle(intent: Intent, version: int) -> str:
     """The proxy connects to the application from the caller's address; the answers must come back to the proxy."""
     mark = f"{CLIENT_SOURCE_MARK:#x}"
     rules = [
@@ -82,8 +79,9 @@ def mangle() -> str:
         f"-j MARK --set-xmark {mark}/{_WHOLE}",
         "answers of a container whose port is published here go back to the proxy, too",
     )
+    noted = iptables_published.noted(intent, version)
     jumps = [("PREROUTING", "published"), ("OUTPUT", "client_address")]
-    return table("mangle", jumps, {"published": [published], "client_address": rules})
+    return table("mangle", jumps, {"published": [published, *noted], "client_address": rules})
 
 
 # --- NAT: names, then mesh addresses ---------------------------------------------------------------------------------
@@ -225,11 +223,14 @@ def filtering(intent: Intent, version: int) -> str:
     if intent.counted_ports or intent.strict_ports:
         what = "new connections from other hosts: mesh peers come by port 15008 and reach the application over lo"
         chains["input"].append(rule(f"! -i lo {SYN} {_LOCAL}", jump("inbound"), what))
-        chains["inbound"] = list(_plain_text(intent, version))
+        chains["inbound"] = [*iptables_published.received(intent, version), *_plain_text(intent, version)]
     jumps = [("OUTPUT", "output"), ("INPUT", "input")]
     if left_over := iptables_arriving.left_over(intent, version):
         chains["bridged_left_over"] = left_over
         jumps.append(("FORWARD", "bridged_left_over"))
+    if judged := iptables_published.judged(intent, version):
+        chains |= judged
+        jumps.append(("FORWARD", "forwarded"))
     return table("filter", jumps, chains)
 
 
@@ -268,17 +269,11 @@ def _plain_text(intent: Intent, version: int) -> Iterable[str]:
         redirected = version in intent.inbound_families and port not in judged_by_proxy
         # the port that was dialled: after a REDIRECT only conntrack knows
         match = f"-p tcp -m conntrack --ctorigdstport {port}" if redirected else f"-p tcp -m tcp --dport {port}"
-        yield _remember("callers", port, match, version, "plain text on a declared port: counted, left alone")
+        yield remember("callers", port, match, version, "plain text on a declared port: counted, left alone")
     for port in intent.strict_ports:
         match = f"-p tcp -m tcp --dport {port}"
-        yield _remember("refused", port, match, version, "plain text on a port that requires mutual TLS")
+        yield remember("refused", port, match, version, "plain text on a port that requires mutual TLS")
         yield rule(match, _RESET, "mutual TLS is required: new plain connections are refused")
-
-
-def _remember(kind: str, port: int, match: str, version: int, reason: str) -> str:
-    mask = "255.255.255.255" if version == 4 else ":".join(["ffff"] * 8)
-    recent = f"-m recent --set --name {CALLER_LISTS}{kind}{version}_{port} --mask {mask} --rsource"
-    return rule(f"{match} {recent}", "", reason)
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

@@ -53,6 +53,21 @@ def host(address: object, version: int) -> str:
     return f"-d {address}/{32 if version == 4 else 128}"
 
 
+#: Lists of xt_recent, /proc/net/xt_recent/NAME: ``meshagent_callers4_8080``.
+CALLER_LISTS = "meshagent_"
+
+
+def remember(kind: str, port: int, match: str, version: int, reason: str) -> str:
+    """A rule that puts who sent the packet on a list."""
+    return rule(f"{match} -m recent --set {recent(kind, port, version)}", "", reason)
+
+
+def recent(kind: str, port: int, version: int) -> str:
+    """The list of this kind and port, by who sent the packet."""
+    mask = "255.255.255.255" if version == 4 else ":".join(["ffff"] * 8)
+    return f"--name {CALLER_LISTS}{kind}{version}_{port} --mask {mask} --rsource"
+
+
 def lookup(name: str, pairs: Sequence[MeshAddress], target: str, reason: str) -> Chains:
     """Chain ``name`` and what it needs: a jump to ``target`` for each address and port; sorted as ``pairs`` is."""
     if len(pairs) <= _SPLIT_FROM:

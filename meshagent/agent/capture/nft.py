@@ -19,7 +19,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-from meshagent.agent.capture import chains, chains_bridges, chains_inbound, text
+from meshagent.agent.capture import chains, chains_bridges, chains_inbound, chains_published, text
 from meshagent.agent.capture.values import Intent, Ipv6, Mode
 from meshagent.guard.decide import HUNG_GATE
 from meshagent.guard.state import Gate, Ruleset
@@ -31,6 +31,10 @@ from meshagent.model.marks import ANCHOR_TABLE, HOLD_TABLE, TABLE
 CALLER_SETS = ("callers4", "callers6", "refused4", "refused6")
 _CALLERS_SIZE = 8192
 CALLERS_TIMEOUT = 86_400  # seconds
+
+#: Own addresses at which a declared port was dialled a moment ago (chains_published.py). They are asked for some
+#: microseconds later; the size is for hosts that own whole networks, where callers could fill a small set.
+_DIALLED_SIZE, _DIALLED_TIMEOUT = 65_535, "5s"
 
 #: Gates of the guard: what a bypass flips.
 PROXY_GATE = "proxy"
@@ -86,7 +90,7 @@ def _rules(intent: Intent) -> str:
         blocks += [*chains.names(intent), *chains.outbound(intent), *chains_bridges.bridged(intent)]
     blocks += chains.virtual(intent)
     if intent.counted_ports or intent.strict_ports:
-        blocks += chains_inbound.inbound(intent)
+        blocks += [*chains_inbound.inbound(intent), *chains_published.published(intent)]
     blocks += chains_inbound.arriving(intent)
     return f"table inet {TABLE} {{\n" + "\n".join(blocks) + "}\n"
 
@@ -142,8 +146,10 @@ def _sets(intent: Intent) -> list[str]:
         blocks.append(text.map_of("hung_gate", ()))
     for name in _caller_sets(intent):
         blocks.append(
-            text.dynamic_set(name, f"ipv{name[-1]}_addr . inet_service", _CALLERS_SIZE, CALLERS_TIMEOUT // 86_400)
+            text.dynamic_set(name, f"ipv{name[-1]}_addr . inet_service", _CALLERS_SIZE, f"{CALLERS_TIMEOUT // 86_400}d")
         )
+    if intent.counted_ports or intent.strict_ports:
+        blocks += [text.dynamic_set(f"dialled{v}", f"ipv{v}_addr", _DIALLED_SIZE, _DIALLED_TIMEOUT) for v in (4, 6)]
     if intent.counted_ports:
         blocks.append(text.set_of("counted_ports", "inet_service", tuple(map(str, intent.counted_ports))))
     if intent.strict_ports:

@@ -31,9 +31,10 @@ def map_of(name: str, elements: Sequence[str]) -> str:
     return block(f"map {name}", ["type inet_proto : verdict", *element_lines(elements)])
 
 
-def dynamic_set(name: str, kind: str, size: int, days: int) -> str:
-    """A set the kernel fills itself: at most ``size`` elements, each forgotten ``days`` after it was last met."""
-    return block(f"set {name}", [f"type {kind}", f"size {size}", "flags dynamic,timeout", f"timeout {days}d"])
+def dynamic_set(name: str, kind: str, size: int, timeout: str) -> str:
+    """A set the kernel fills itself: at most ``size`` elements, each forgotten ``timeout`` (``1d``) after it was last
+    met."""
+    return block(f"set {name}", [f"type {kind}", f"size {size}", "flags dynamic,timeout", f"timeout {timeout}"])
 
 
 def element_lines(elements: Sequence[str]) -> list[str]:
