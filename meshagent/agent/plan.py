@@ -314,5 +314,5 @@ def _changes(paths: Paths, intent: Intent, new_user: bool, *, running: bool) -> 
     elif render(intent).table:
         new = "table inet meshagent (the rules below) and table inet meshagent_anchor"
         yield f"loads {new if nft else 'the chains MESHAGENT_* of legacy iptables (the rules below)'}"
-        yield "adds routes for virtual addresses and one ip rule with its routing table 28001"
+        yield "adds routes for virtual addresses, and ip rules for marks of its own with routing table 28001"
         yield f"opens port {HBONE} for mesh peers (mutual TLS)"

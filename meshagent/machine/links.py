@@ -23,7 +23,7 @@ _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, interfac
 _IFNAME = 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 9, 15
-_FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_PROTOCOL = 6, 10, 15, 21
+_FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_PROTOCOL = 3, 6, 10, 15, 21
 _KINDS = {1: "unicast", 2: "local"}
 _SCOPE_GLOBAL = 0
 _TENTATIVE_DADFAILED_DEPRECATED = 0x40 | 0x08 | 0x20
@@ -50,12 +50,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Packets of this IP ``version`` with this firewall mark are routed by ``table``."""
+    """Packets of this IP ``version`` with this firewall mark, that come in by ``device`` (empty: any; ``lo``: this
+    host's own), are routed by ``table``."""
 
     version: int
     mark: int
     table: int
     priority: int
+    device: str = ""
 
 
 def addresses() -> Iterator[Address]:
@@ -128,4 +130,5 @@ def _rules(family: int) -> Iterator[Rule]:
         found = attributes(body, _RULE.size)
         if number(found.get(_FRA_PROTOCOL)) == ROUTE_PROTOCOL:
             table = number(found.get(_FRA_TABLE)) or _RULE.unpack_from(body)[4]
-            yield Rule(version, number(found.get(_FRA_FWMARK)), table, number(found.get(_FRA_PRIORITY)))
+            device = found.get(_FRA_IIFNAME, b"").rstrip(b"\0").decode(errors="replace")
+            yield Rule(version, number(found.get(_FRA_FWMARK)), table, number(found.get(_FRA_PRIORITY)), device)

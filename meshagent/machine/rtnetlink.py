@@ -36,7 +36,12 @@ def rule_request(rule: Rule) -> dict[str, Any]:
         "table": rule.table,
         "priority": rule.priority,
         "protocol": ROUTE_PROTOCOL,
+        **_from(rule.device),
     }
+
+
+def _from(device: str | None) -> dict[str, str]:
+    return {"iifname": device} if device else {}
 
 
 def add_route(ip: Any, route: Route) -> None:
@@ -80,6 +85,7 @@ def same_rule(message: Any) -> dict[str, Any]:
         "fwmark": message.get_attr("FRA_FWMARK"),
         "table": message.get_attr("FRA_TABLE"),
         "priority": message.get_attr("FRA_PRIORITY"),
+        **_from(message.get_attr("FRA_IIFNAME")),
     }
 
 

@@ -16,7 +16,14 @@ CLIENT_SOURCE_MARK = 0x6D610001
 #: the packet looks new in the wrong zone and is dropped (measured: 113 KB of 1.5 MB arrived); the mark stays.
 PROXY_MARK = 0x6D610003
 
-#: ip rule fwmark CLIENT_SOURCE_MARK -> this table, which holds 'local default dev lo' for each family.
+#: Mark of answers to such sockets that come in from outside: those of a container whose port is published here. Not
+#: CLIENT_SOURCE_MARK, because a rule for packets of this host's own must not hold for them, see ROUTE_TABLE.
+PUBLISHED_MARK = 0x6D610004
+
+#: ip rule fwmark CLIENT_SOURCE_MARK or PUBLISHED_MARK -> this table, which holds 'local default dev lo' for each
+#: family. Where marks count in the reverse-path filter (IPv4, src_valid_mark 1) the kernel asks the same rules for the
+#: way back to the container, as for a packet of its own (iif lo), and "here" would mean that its source is forged: so a
+#: rule before ours leads that question to the main table.
 ROUTE_TABLE = 28001
 RULE_PRIORITY = 28001
 

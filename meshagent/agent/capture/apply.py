@@ -121,5 +121,5 @@ class Applier:
 def _routes(plan: routing.Routing) -> tuple[set[Route], set[Rule]]:
     """In the words of machine.netlink."""
     routes = {Route(r.network, "lo", r.table, "local" if r.local else "unicast") for r in plan.routes}
-    rules = {Rule(rule.family, rule.mark, rule.table, rule.priority) for rule in plan.rules}
+    rules = {Rule(rule.family, rule.mark, rule.table, rule.priority, rule.device) for rule in plan.rules}
     return routes, rules

@@ -15,6 +15,7 @@ from meshagent.model.marks import (
     DNS_ZONE,
     PROXY_MARK,
     PROXY_ZONE,
+    PUBLISHED_MARK,
 )
 from meshagent.model.ports import BRIDGED, DNS, INBOUND, OUTBOUND, OWN_LOCAL_PORTS
 
@@ -75,7 +76,7 @@ def client_address() -> list[str]:
     ]
     published = text.rule(
         f"iif != lo ct direction reply ct mark {CLIENT_SOURCE_MARK:#x}",
-        f"meta mark set {CLIENT_SOURCE_MARK:#x}",
+        f"meta mark set {PUBLISHED_MARK:#x}",
         "answers of a container whose port is published here go back to the proxy, too",
     )
     return [

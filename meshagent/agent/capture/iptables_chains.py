@@ -23,6 +23,7 @@ from meshagent.model.marks import (
     DNS_ZONE,
     PROXY_MARK,
     PROXY_ZONE,
+    PUBLISHED_MARK,
 )
 from meshagent.model.ports import DNS, OUTBOUND, OWN_LOCAL_PORTS
 
@@ -76,7 +77,7 @@ def mangle(intent: Intent, version: int) -> str:
     ]
     published = rule(
         f"! -i lo -m conntrack --ctdir REPLY -m connmark --mark {mark}",
-        f"-j MARK --set-xmark {mark}/{_WHOLE}",
+        f"-j MARK --set-xmark {PUBLISHED_MARK:#x}/{_WHOLE}",
         "answers of a container whose port is published here go back to the proxy, too",
     )
     noted = iptables_published.noted(intent, version)

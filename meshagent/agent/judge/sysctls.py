@@ -2,8 +2,8 @@
 
 We change none. Measured on kernel 6.18, all interfaces alike, rp_filter 0, 1 and 2: with src_valid_mark 1 the kernel
 looks for the way back to a packet's source by the packet's mark, and drops what comes in with a mark of ours (even with
-rp_filter 0). Capture marks nothing that comes in, by TPROXY, REDIRECT or HBONE, and the application's own answers don't
-come in: all of them work with 0 and 1. Answers of a container whose port is published do, so mesh callers get none.
+rp_filter 0) when that way leads here. Capture marks nothing that comes in, by TPROXY, REDIRECT or HBONE, but answers of
+a container whose port is published; for these a rule of ours answers that question (agent/capture/routing.py).
 """
 
 from collections.abc import Iterable, Mapping
@@ -45,14 +45,8 @@ def _simple(name: str, value: int) -> Judged | None:
         words = {0: "off", 1: "strict", 2: "loose"}
         return Judged(name, value, "ok", f"reverse-path filter {words.get(value, 'unknown')}: capture works with any")
     if name.endswith(".src_valid_mark"):
-        if not value:
-            return Judged(name, value, "ok", "marks don't count in the reverse-path filter")
-        return Judged(
-            name,
-            value,
-            "mind",
-            "capture works with it (wg-quick sets it), but mesh callers of a port that docker publishes get no answer",
-        )
+        counts = "count (wg-quick sets it)" if value else "don't count"
+        return Judged(name, value, "ok", f"marks {counts} in the reverse-path filter: capture works with both")
     if name.endswith(".route_localnet"):
         if not value:
             return Judged(name, value, "ok", "capture needs no route to 127.0.0.0/8 from outside")

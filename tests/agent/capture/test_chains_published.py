@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 
@@ -107,6 +108,21 @@ def test_a_published_port_that_the_mesh_wants_redirected_is_refused_in_the_kerne
     with pytest.raises(ConnectionRefusedError):
         stand.dial(host, 6379, stand.peer)
     assert callers(stand) == {(peer, 6379, 1, True)} and published.accepted == accepted
+
+
+def test_a_peer_of_the_mesh_gets_its_answers_whatever_counts_in_the_reverse_path_filter(
+    stand: Stand, published: Server
+) -> None:
+    """IPv4 only; wg-quick sets src_valid_mark to 1. The container's answers come in from its bridge with a mark."""
+    stand.capture(Posture.STRICT, services=SERVICES)
+    for rp_filter, valid_mark in product((0, 1, 2), (0, 1)):
+        settings = [f"net.ipv4.conf.{where}.rp_filter={rp_filter}" for where in ("all", "eth0", "docker0", "lo")]
+        settings += [f"net.ipv4.conf.{where}.src_valid_mark={valid_mark}" for where in ("all", "eth0", "docker0", "lo")]
+        stand.host.run(["sysctl", "-qw", *settings])
+        with Connection(hand_over(stand, stand.own(stand.peer), 6379)) as handed:
+            assert handed.greeting.startswith(f"container {stand.own(stand.peer)} "), settings
+            assert handed.says(), settings
+        assert stand.dial(stand.own(stand.host), 6380, stand.peer).startswith("container "), settings
 
 
 def test_other_containers_reach_it_by_its_own_address_as_ever(stand: Stand, container: Host, published: Server) -> None:

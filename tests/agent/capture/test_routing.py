@@ -5,11 +5,14 @@ from ipaddress import ip_network
 from meshagent.agent.capture import routing
 from meshagent.agent.capture.routing import Route, Rule
 from meshagent.config.settings import CaptureConfig, Ipv6Mode
-from meshagent.model.marks import ROUTE_TABLE
+from meshagent.model.marks import PUBLISHED_MARK, ROUTE_TABLE, RULE_PRIORITY
 from meshagent.model.posture import Posture
 from tests.agent.capture.builders import decided, host_facts
 
 EVERYTHING4, EVERYTHING6 = ip_network("0.0.0.0/0"), ip_network("::/0")
+#: Answers of this host's own processes, and of its containers; IPv4 also asks them for the way back to a container.
+BOTH = {v: {Rule(v), Rule(v, PUBLISHED_MARK, priority=RULE_PRIORITY + 1)} for v in (4, 6)}
+RULES = {4: BOTH[4] | {Rule(4, PUBLISHED_MARK, 254, RULE_PRIORITY, device="lo")}, 6: BOTH[6]}
 
 
 def test_virtual_ranges_go_over_lo_and_marked_answers_are_delivered_here() -> None:
@@ -20,13 +23,13 @@ def test_virtual_ranges_go_over_lo_and_marked_answers_are_delivered_here() -> No
         Route(EVERYTHING4, ROUTE_TABLE, local=True),
         Route(EVERYTHING6, ROUTE_TABLE, local=True),
     }
-    assert plan.rules == {Rule(4), Rule(6)}
+    assert plan.rules == RULES[4] | RULES[6]
 
 
 def test_a_host_without_ipv6_gets_nothing_of_ipv6() -> None:
     plan = routing.plan(decided(Posture.OUTBOUND, facts=host_facts(ipv6_usable=False)))
     assert {route.network.version for route in plan.routes} == {4}
-    assert plan.rules == {Rule(4)}
+    assert plan.rules == RULES[4]
 
 
 def test_ipv6_left_alone_has_no_virtual_route_but_still_serves_ipv6_callers() -> None:
@@ -37,4 +40,4 @@ def test_ipv6_left_alone_has_no_virtual_route_but_still_serves_ipv6_callers() ->
 
 def test_observe_needs_none_unless_connections_are_still_open() -> None:
     assert routing.plan(decided(Posture.OBSERVE)) == routing.Routing()
-    assert routing.plan(decided(Posture.OBSERVE, draining=True)).rules == {Rule(4), Rule(6)}
+    assert routing.plan(decided(Posture.OBSERVE, draining=True)).rules == RULES[4] | RULES[6]

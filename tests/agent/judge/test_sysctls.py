@@ -14,7 +14,7 @@ COUNT, MOST = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_ma
         ("net.ipv4.conf.*.rp_filter", 1, "ok", "strict"),
         ("net.ipv4.conf.*.rp_filter", 2, "ok", "loose"),
         ("net.ipv4.conf.*.src_valid_mark", 0, "ok", "don't count"),
-        ("net.ipv4.conf.*.src_valid_mark", 1, "mind", "a port that docker publishes"),
+        ("net.ipv4.conf.*.src_valid_mark", 1, "ok", "wg-quick"),
         ("net.ipv4.conf.*.route_localnet", 0, "ok", "no route"),
         ("net.ipv4.conf.*.route_localnet", 1, "mind", "doesn't need it"),
         ("net.ipv4.ip_forward", 1, "ok", "forwarded traffic is not captured"),
