@@ -56,9 +56,17 @@ class Applier:
         self._guard.check(render(intent))
 
     def apply(self, intent: Intent) -> Applied:
-        """Rules first, then routes: an address that has a route and no rule would hang instead of being refused."""
+        """Rules first, then routes: an address that has a route and no rule would hang instead of being refused.
+
+        Only where marks lead has to be known before packets carry them: an answer that misses its ip rule, however
+        short the moment, goes out to the caller's own machine, which resets the connection.
+        """
         with self._lock:
             step = diff.step(*self._before(intent))
+            same = None if step.replace else self._routing  # where only addresses differ
+            wanted = same or _routes(routing.plan(intent))
+            for rule in wanted[1] - (self._routing[1] if self._routing else set()):
+                netlink.ensure_rule(rule)
             try:
                 done = self._update(step) or self._replace(step.ruleset)
             except GuardRefusedError as error:
@@ -66,14 +74,10 @@ class Applier:
                     raise RolledBackError(str((self._guard.state()["rolled_back"] or {}).get("reason", ""))) from error
                 raise
             self._applied = intent, step.ruleset
-            if step.replace or self._routing is None:  # else only addresses differ
-                self._route(_routes(routing.plan(intent)))
+            if wanted != self._routing:
+                netlink.set_ours(*wanted)
+                self._routing = wanted
             return done
-
-    def _route(self, wanted: tuple[set[Route], set[Rule]]) -> None:
-        if wanted != self._routing:
-            netlink.set_ours(*wanted)
-            self._routing = wanted
 
     def heal_routes(self) -> bool:
         """Put back routes and rules that somebody took away (systemd-networkd deletes foreign ones); True if any."""

@@ -1,5 +1,6 @@
 """Applying: the whole desired state, the least change, and everything given back."""
 
+import contextlib
 from dataclasses import replace
 from functools import partial
 
@@ -9,10 +10,12 @@ from meshagent.agent.capture import nft
 from meshagent.agent.capture.apply import Applier, RolledBackError
 from meshagent.agent.capture.verify import Sync
 from meshagent.guard import readback
-from meshagent.guard.client import GuardRefusedError
+from meshagent.guard.client import GuardClient, GuardRefusedError
 from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 from meshagent.lab.waiting import wait_until
+from meshagent.machine import netlink
+from meshagent.model.marks import CLIENT_SOURCE_MARK, PUBLISHED_MARK
 from meshagent.model.posture import Posture
 from tests.agent.capture.stand import Stand, in_thread, mesh, service, start_guard
 
@@ -171,3 +174,22 @@ def test_two_agents_and_a_program_that_flushes_race_and_nothing_is_lost(stand4: 
     assert stand4.applier.sync() is Sync.EQUAL
     assert "240.240.0.1 . 80" in stand4.ruleset() and "240.240.0.2 . 80" not in stand4.ruleset()
     wait_until(lambda: "meshagent_anchor" in stand4.ruleset(), 1)
+
+
+class Watching(GuardClient):
+    """Remembers which ip rules of ours were there when it was asked to change packets."""
+
+    seen: tuple[netlink.Rule, ...] = ()
+
+    def apply(self, ruleset: Ruleset) -> bool:
+        self.seen = netlink.our_rules()
+        return super().apply(ruleset)
+
+
+def test_where_marks_lead_is_known_before_packets_carry_them(stand4: Stand) -> None:
+    """On an upgrade connections are open, and their next answers come in a moment after the change."""
+    with contextlib.closing(Watching(stand4.host.root / "run/meshagent/guard.sock")) as guard:
+        applier, intent = Applier(guard), stand4.intent(Posture.PERMISSIVE)
+        stand4.host.inside(lambda: applier.apply(intent))
+        assert {rule.mark for rule in guard.seen} == {CLIENT_SOURCE_MARK, PUBLISHED_MARK}
+        assert set(guard.seen) == set(stand4.host.inside(netlink.our_rules))
