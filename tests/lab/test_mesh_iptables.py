@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -212,26 +213,118 @@ def test_off_and_leave_give_the_host_back_as_it_was(mesh: Mesh) -> None:
     assert mesh.left_over(web) == []
 
 
+def joined(mesh: Mesh) -> Host:
+    """``web`` in the mesh, again where it has left."""
+    web = mesh.lab.hosts["web"]
+    if "web" not in mesh.members:
+        path = web.root / "etc/meshagent/agent.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("capture: {backend: iptables}\n")
+        mesh.join(web)
+        mesh.settle()
+    wait_until(lambda: captures(web), 20)
+    return web
+
+
+def left(mesh: Mesh, web: Host) -> list[str]:
+    """Out of the mesh's books; what is not as it was before."""
+    del mesh.members["web"], mesh.offers["web"]
+    with suppress(NotInTimeError):  # the kernel frees a process's last traces a moment after it ended
+        wait_until(lambda: not mesh.left_over(web), 10)
+    return mesh.left_over(web)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_leave_killed_at_any_change_is_finished_by_running_it_again(mesh: Mesh) -> None:
-    web = mesh.lab.hosts["web"]
-    path = web.root / "etc/meshagent/agent.yaml"
     events, number = [""], 0
     while number <= len(events):
-        if "web" not in mesh.members:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("capture: {backend: iptables}\n")
-            mesh.join(web)
-            mesh.settle()
-        wait_until(lambda: captures(web), 20)
+        web = joined(mesh)
         found = killed(web, number)
         if number:
             web.meshagent("leave", "--drain", "0", "--purge")
         else:
             events = found
-        del mesh.members["web"], mesh.offers["web"]
-        with suppress(NotInTimeError):
-            wait_until(lambda: not mesh.left_over(web), 10)
-        assert mesh.left_over(web) == [], number
+        assert left(mesh, web) == [], number
         number += 1
+
+
+#: Stands where the programs of legacy iptables are: each change of tables passes here. ``victim`` is a pid, or
+#: ``parent`` for the guard, ``number`` the change at which it is killed, ``when`` before it happens or after. A guard
+#: that is killed before never makes the change; the command only waits for it, so then it happens all the same.
+TOLL = """#!/bin/sh
+PATH=/usr/bin:/bin
+here={here}
+name=${{0##*/}}
+real() {{ "$here/real" "$name" "$@"; }}
+case "$name $*" in *-restore*--test*) real "$@"; exit ;; *-restore*--counters*) ;; *) real "$@"; exit ;; esac
+number=$(($(cat $here/count) + 1))
+echo $number >$here/count
+[ "$number" = "$(cat $here/number)" ] || {{ real "$@"; exit; }}
+victim=$(cat $here/victim)
+[ "$victim" = parent ] && victim=$PPID
+when=$(cat $here/when)
+[ $when = before ] || real "$@"
+kill -9 $victim && echo $victim >$here/killed
+[ $when = before ] && [ $victim != $PPID ] && real "$@"
+"""
+PROGRAMS = "/usr/sbin/xtables-legacy-multi"
+
+
+def watch_changes(host: Host) -> Path:
+    """The host's legacy programs are watched from now on; returns the directory that tells about them."""
+    here = host.private / "toll"
+    if not here.exists():
+        here.mkdir()
+        shutil.copy(PROGRAMS, here / "real")
+        (here / "toll").write_text(TOLL.format(here=here))
+        (here / "toll").chmod(0o755)
+    host.run(["mount", "--bind", str(here / "toll"), PROGRAMS])
+    return here
+
+
+def leave_with_a_kill(host: Host, whom: str, number: int, when: str) -> int:
+    """``leave`` while ``whom`` (``guard`` or ``command``) is killed at a change of tables; how many changes there were
+    (of all, where ``number`` is 0)."""
+    here = watch_changes(host)
+    (here / "killed").unlink(missing_ok=True)
+    for name, text in {"count": "0", "number": str(number), "when": when, "victim": "parent"}.items():
+        (here / name).write_text(text)
+    pid = "" if whom == "guard" else f"echo $$ >{here}/victim; "
+    command = [*host.meshagent_argv("leave", "--drain", "0", "--purge")]
+    done = host.run(["sh", "-c", f'{pid}exec "$@"', "sh", *command], check=False, timeout=120)
+    assert (here / "killed").exists() is bool(number), done.stderr
+    assert "Traceback" not in done.stderr
+    host.run(["umount", PROGRAMS])
+    return int((here / "count").read_text())
+
+
+#: Some of them always; each of both, before and after each change, takes minutes.
+SOME = [("guard", 2, "after"), ("command", 3, "before")]
+
+
+@pytest.mark.parametrize(("whom", "number", "when"), SOME)
+def test_leave_with_guard_or_command_killed_at_a_change_of_tables_is_finished_by_running_it_again(
+    mesh: Mesh, whom: str, number: int, when: str
+) -> None:
+    web = joined(mesh)
+    leave_with_a_kill(web, whom, number, when)
+    web.meshagent("leave", "--drain", "0", "--purge")
+    assert left(mesh, web) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("whom", ["guard", "command"])
+def test_leave_with_guard_or_command_killed_at_each_change_of_tables(mesh: Mesh, whom: str) -> None:
+    """Nothing is lost on the way: with the agent dead as well, there is nobody but the command that is run again."""
+    web = joined(mesh)
+    changes = leave_with_a_kill(web, whom, 0, "after")
+    assert left(mesh, web) == [] and changes >= 4, "chains and anchor of two families"
+    for number in range(1, changes + 1):
+        for when in ("before", "after"):
+            web = joined(mesh)
+            mesh.agents["web"].kill()
+            leave_with_a_kill(web, whom, number, when)
+            web.meshagent("leave", "--drain", "0", "--purge")
+            assert left(mesh, web) == [], (number, when)
