@@ -111,7 +111,7 @@ def test_an_undeclared_port_or_udp_of_a_virtual_address_is_refused_at_once(stand
         assert not isinstance(refused.value, TimeoutError)
 
 
-def test_a_container_can_not_reach_the_listener_made_for_it_by_itself(stand: Stand, container: Host) -> None:
+def test_nobody_reaches_the_listener_made_for_containers_by_himself(stand: Stand, container: Host) -> None:
     proxy = bridge_door(stand)
     stand.capture(Posture.OUTBOUND, mesh(stand.virtual, 6379), config=BRIDGES)
 
@@ -120,6 +120,8 @@ def test_a_container_can_not_reach_the_listener_made_for_it_by_itself(stand: Sta
             stand.dial(address, BRIDGED, container)
     with pytest.raises(ConnectionRefusedError):
         stand.dial(stand.loopback, BRIDGED)
+    with pytest.raises(ConnectionRefusedError):
+        stand.dial(stand.own(stand.host), BRIDGED, stand.peer)
     assert proxy.accepted == 0
 
 

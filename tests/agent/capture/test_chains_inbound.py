@@ -57,8 +57,7 @@ def test_strict_refuses_new_plain_callers_while_their_open_connections_live(stan
     assert refused == [(stand.own(stand.peer), 8080, 1, True)]
 
 
-def test_the_mesh_can_make_one_port_strict(stand4: Stand) -> None:
-    stand = stand4
+def test_the_mesh_can_make_one_port_strict(stand: Stand) -> None:
     stand.serve(stand.host, 8080, "app")
     stand.serve(stand.host, 9090, "other")
     policy = HostPolicy({8080: PlaintextMode.STRICT})

@@ -7,18 +7,14 @@ import pytest
 from meshagent.config.settings import RedirectMode
 from meshagent.model.posture import Posture
 from tests.agent.capture.stand import Connection, Stand
-from tests.agent.capture.test_chains_arriving import inbound_proxy, wanted
+from tests.agent.capture.test_chains_arriving import backend, inbound_proxy, mode, wanted, way
 from tests.agent.capture.test_chains_client_address import hand_over
 
 pytestmark = pytest.mark.root
 
-
-@pytest.fixture
-def backend() -> str:
-    return "nft"
+__all__ = ["backend", "mode", "way"]
 
 
-@pytest.mark.parametrize("mode", [RedirectMode.TPROXY, RedirectMode.REDIRECT])
 def test_inbound_works_with_every_reverse_path_filter_and_with_marks_that_count_in_it(
     stand4: Stand, mode: RedirectMode
 ) -> None:
