@@ -8,6 +8,7 @@ appears in what is written: iptables-restore --noflush leaves it and its counter
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from meshagent.guard.wire import RequestError
 from meshagent.model.marks import CHAIN_PREFIX
@@ -36,6 +37,8 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _RULE = re.compile(r"(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)")
 _LEADS = re.compile(rf"-[jg] {CHAIN_PREFIX}\w+")
 _JUMP = re.compile(r"-[jg] (\S+)")
+#: Lines that were found to be ours; 5,000 addresses are 5,200 of them, 1.5 MB.
+_REMEMBERED = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,14 @@ def require_legacy(text: str) -> None:
     if text and not text.endswith("\n"):
         raise RequestError("refused-text", "the last line has no newline")
     for line in text.splitlines():
-        if _HEAD.fullmatch(line):
-            continue
-        if len(line) > 1000 or not _LINE.fullmatch(line) or not _leads_to_ours(line):
+        if not _is_ours(line):
             raise RequestError("refused-text", f"not a rule of our chains: {line[:120]!r}")
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _is_ours(line: str) -> bool:
+    """Nearly all lines of a text were in the one before: 5,000 addresses are 30 ms to read and 3 ms to know."""
+    return bool(_HEAD.fullmatch(line)) or (len(line) <= 1000 and bool(_LINE.fullmatch(line)) and _leads_to_ours(line))
 
 
 def _leads_to_ours(line: str) -> bool:
@@ -93,14 +100,14 @@ def _leads_to_ours(line: str) -> bool:
 
 def parts(text: str) -> dict[int, str]:
     """The text of each family."""
-    found: dict[int, str] = {}
+    found: dict[int, list[str]] = {}
     family = 0
     for line in text.splitlines(keepends=True):
-        if head := _HEAD.fullmatch(line.rstrip("\n")):
+        if line.startswith("#") and (head := _HEAD.fullmatch(line.rstrip("\n"))):
             family = int(head[1])
         elif family:
-            found[family] = found.get(family, "") + line
-    return found
+            found.setdefault(family, []).append(line)
+    return {family: "".join(lines) for family, lines in found.items()}
 
 
 def parse(text: str) -> Tables:
@@ -202,6 +209,18 @@ def _jump_changes(have: Table, want: Table, lead: bool) -> Iterator[str]:
     for chain, text in left:
         verb = f"-A {chain}" if text.endswith(f" {LAST_CHAIN}") else f"-I {chain} 1"
         yield f"{again.get((chain, text), '')}{verb} {text}"
+
+
+def texts(families: Mapping[int, Tables]) -> object:
+    """Rules and jumps without their counters: equal for equal rules."""
+    return {
+        (family, name): (
+            {chain: [rule.text for rule in rules] for chain, rules in table.chains.items()},
+            sorted((jump.chain, jump.rule.text) for jump in table.jumps),
+        )
+        for family, tables in families.items()
+        for name, table in tables.items()
+    }
 
 
 def _texts(rules: list[Rule] | None) -> list[str] | None:

@@ -6,6 +6,7 @@ reason holds a blank (save quotes only then) and no apostrophe (save escapes it)
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_network
 
 from meshagent.model.address import IPNetwork, MeshAddress
@@ -88,6 +89,8 @@ def _network(pair: MeshAddress) -> IPNetwork:
     return ip_network((pair.ip, pair.ip.max_prefixlen - 8), strict=False)
 
 
+@lru_cache(maxsize=16_384)
 def _pair(pair: MeshAddress, target: str, reason: str) -> str:
+    """The whole text is written for each change, and nearly all of it was in the one before."""
     match = f"{host(pair.ip, pair.ip.version)} -p tcp -m tcp --dport {pair.port}"
     return rule(match, jump(target), reason)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshagent.agent.capture import iptables
+from meshagent.guard import legacy_text
 from meshagent.lab import Lab
 from meshagent.lab.host import Host
 from meshagent.model.address import MeshAddress, parse_ip
@@ -135,3 +136,15 @@ def test_what_this_backend_cannot_do_is_said() -> None:
     said = " ".join(iptables.lost(decided(Posture.PERMISSIVE, services=SERVICES)))
     assert "the rules stay if the guard is killed" in said
     assert "at most 100 plain-text callers" in said
+
+
+def test_one_address_more_among_thousands_writes_the_chain_of_its_network_and_nothing_else() -> None:
+    """And needs no look at the others: 5,000 addresses in 20 networks, one of them changes."""
+    many = [f"10.0.{number % 20}.{number // 20 + 1}:6379" for number in range(5000)]
+    before, after = (
+        legacy_text.merged(iptables.render(decided(Posture.PERMISSIVE, *pairs)).rules)[4]
+        for pairs in (many, [*many, "10.0.3.253:6379"])
+    )
+    lines = legacy_text.transition(before, after).splitlines()
+    assert [line for line in lines if "10.0.3.253/32" in line]
+    assert len(lines) <= 256 + len(("*nat", ":chain", "COMMIT"))
