@@ -1,13 +1,11 @@
 """A host that really boots: Debian with systemd, networkd and resolved, on the switch of a lab, our units installed.
 
-A root is made once by mmdebstrap and kept as an archive outside the repository; each machine unpacks its own. It runs
+Each machine unpacks a root of its own (downloads.py). It runs
 in systemd-nspawn without registering anywhere: this machine's systemd is not asked and not told. What a package would
 install is bound in read-only below /opt/meshagent: this source tree, the Python modules it needs, Envoy. The units are
 those of packaging/systemd, the program is /usr/bin/meshagent, its files are the machine's own /etc, /var and /run.
 """
 
-import fcntl
-import hashlib
 import itertools
 import os
 import re
@@ -25,46 +23,15 @@ from meshagent.lab.waiting import patience
 from meshagent.machine import process
 from meshagent.machine.process import Argv
 from tests.conftest import envoy_binary
+from tests.lab.downloads import CACHE, DEBIAN12, Download
 from tests.lab.mesh import FAILURES
 
-CACHE = Path(os.environ.get("MESHAGENT_CACHE", "/var/cache/meshagent-build"))
 #: Last part of the address; never used again, because neighbours remember who had it.
 _NUMBERS = itertools.count(100)
 REPOSITORY = Path(__file__).parents[2]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MACHINES = re.compile(r"machine-(ma-[0-9a-f]{6})-.*")
 
-
-@dataclass(frozen=True)
-class Root:
-    """A Debian: its code name and the packages it has."""
-
-    suite: str
-    packages: tuple[str, ...]
-
-    def archive(self) -> Path:
-        """Made when it is missing: a minute or two."""
-        key = hashlib.sha256(" ".join(self.packages).encode()).hexdigest()[:12]
-        archive = CACHE / f"{self.suite}-{key}.tar"
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with (CACHE / "booted.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not archive.exists():
-                made = archive.with_suffix(".new.tar")
-                argv = ["mmdebstrap", "--variant=minbase", f"--include={','.join(self.packages)}", self.suite, made]
-                process.run(argv, timeout=1200)
-                made.rename(archive)
-        return archive
-
-
-_COMMON = (
-    *("systemd", "systemd-sysv", "systemd-resolved", "libnss-resolve", "dbus", "procps", "netbase"),
-    *("iproute2", "nftables", "libnftables1", "iptables", "openssh-server"),
-)
-DEBIAN12 = Root("bookworm", (*_COMMON, "python3"))
-DEBIAN12_DOCKER = Root("bookworm", (*_COMMON, "python3", "docker.io", "redis-server"))
-#: Without a Python of its own: ours is bound in, as a package that brings its own would.
-DEBIAN13 = Root("trixie", (*_COMMON, "libexpat1", "libffi8", "libsqlite3-0", "libssl3t64", "redis-server"))
 
 _PROGRAM = """\
 #!/bin/sh
@@ -245,7 +212,9 @@ def _lock_file(machine: Path) -> Path:
 
 
 @contextmanager
-def booted(lab: Lab, name: str, files: Mapping[str, str] | None = None, root: Root = DEBIAN12) -> Iterator[BootedHost]:
+def booted(
+    lab: Lab, name: str, files: Mapping[str, str] | None = None, root: Download = DEBIAN12
+) -> Iterator[BootedHost]:
     """A booted host on the lab's switch (IPv4). ``files``: path -> text, written before it boots.
 
     ``name`` has at most 12 characters, because it becomes part of the name of its link. Our units are installed, not

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from meshagent.lab import wait_until
-from tests.lab.booted import DEBIAN12, BootedHost, Root, booted
+from tests.lab.booted import BootedHost, booted
+from tests.lab.downloads import DEBIAN12, Download
 from tests.lab.mesh import Connecting, Mesh, took
 
 CACHE = "cache.default.mesh.internal"
@@ -12,7 +13,7 @@ CACHE = "cache.default.mesh.internal"
 
 @contextmanager
 def joined(
-    mesh: Mesh, name: str, config: str = "", files: Mapping[str, str] | None = None, root: Root = DEBIAN12
+    mesh: Mesh, name: str, config: str = "", files: Mapping[str, str] | None = None, root: Download = DEBIAN12
 ) -> Iterator[BootedHost]:
     """In the mesh and capturing; ``config`` is its agent.yaml. Leaves the mesh at the end."""
     with booted(

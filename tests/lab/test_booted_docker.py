@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from meshagent.lab import Host, recipes, wait_until
-from tests.lab.booted import DEBIAN12_DOCKER, BootedHost
+from tests.lab.booted import BootedHost
 from tests.lab.booted_mesh import back_in_a_second, joined, reaches
+from tests.lab.downloads import DEBIAN12_DOCKER
 from tests.lab.firewalls import require_undisturbed, theirs
 from tests.lab.mesh import Mesh, open_mesh
 from tests.lab.test_published_port import redis
