@@ -1,9 +1,11 @@
 """Booted hosts in a mesh: joined by the command line, asked by their own programs."""
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from meshagent.lab import wait_until
+from meshagent.lab.waiting import NotInTimeError
 from tests.lab.booted import BootedHost, booted
 from tests.lab.downloads import DEBIAN12, Download
 from tests.lab.mesh import Connecting, Mesh, took
@@ -40,6 +42,11 @@ def reaches(mesh: Mesh, host: BootedHost) -> bool:
         return client.recv(64) == b"+PONG\r\n"
 
 
+def settled(mesh: Mesh, host: BootedHost) -> bool:
+    """Nothing to complain of, and nothing under way in the kernel: what is read now will stay."""
+    return mesh.conditions(host) == [] and bool(mesh.status(host)["capture"]["in_sync"])
+
+
 def connecting(mesh: Mesh, host: BootedHost) -> Connecting:
     """New connections through the mesh, one after the other."""
     return Connecting(host, address(mesh, host))
@@ -56,9 +63,17 @@ def kernel(host: BootedHost) -> str:
 
 def back_in_a_second(mesh: Mesh, host: BootedHost, *steps: Callable[[], object]) -> None:
     """After most of the steps: a machine that is busy with other things may once take longer."""
-    wanted, waits = kernel(host), []
+    wait_until(lambda: settled(mesh, host), 20, "a host that is well")
+    wanted, waits = kernel(host).splitlines(), []
+
+    def back() -> bool:
+        missing = list(difflib.unified_diff(wanted, kernel(host).splitlines(), "before", "now", lineterm="", n=0))
+        if missing:
+            raise NotInTimeError("not-back", "\n".join(missing))
+        return True
+
     for step in steps:
         step()
-        waits.append(took(lambda: wait_until(lambda: kernel(host) == wanted, 20, "rules and routes are back")))
+        waits.append(took(lambda: wait_until(back, 20, "rules and routes are back")))
         assert reaches(mesh, host)
     assert sorted(waits)[len(waits) // 2] < 1, waits
