@@ -1,6 +1,7 @@
 """Booted hosts in a mesh: joined by the command line, asked by their own programs."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -61,13 +62,18 @@ def kernel(host: BootedHost) -> str:
     return host.run(["sh", "-c", "; ".join(commands)], check=False).stdout
 
 
+def _sorted(text: str) -> list[str]:
+    """Lines, each set and chain in its place by name: one that went and came back stands last in its table."""
+    return "\n".join(sorted(re.split(r"^(?=\t(?:set|map|chain|})|})", text, flags=re.MULTILINE))).splitlines()
+
+
 def back_in_a_second(mesh: Mesh, host: BootedHost, *steps: Callable[[], object]) -> None:
     """After most of the steps: a machine that is busy with other things may once take longer."""
     wait_until(lambda: settled(mesh, host), 20, "a host that is well")
-    wanted, waits = kernel(host).splitlines(), []
+    wanted, waits = _sorted(kernel(host)), []
 
     def back() -> bool:
-        missing = list(difflib.unified_diff(wanted, kernel(host).splitlines(), "before", "now", lineterm="", n=0))
+        missing = list(difflib.unified_diff(wanted, _sorted(kernel(host)), "before", "now", lineterm="", n=0))
         if missing:
             raise NotInTimeError("not-back", "\n".join(missing))
         return True
