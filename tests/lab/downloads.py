@@ -1,4 +1,4 @@
-"""What comes from Debian's archive for machines that boot. Kept outside the repository, as tar files.
+"""What comes from Debian's archive for machines that boot: roots, kernels. Kept outside the repository, as tar files.
 
 Tests run in a network namespace without a way out, so they can't fetch anything: ``packaging/dev/setup long`` runs this
 file, which makes what is missing (15 to 60 s each).
@@ -19,14 +19,14 @@ CACHE = Path(os.environ.get("MESHAGENT_CACHE", "/var/cache/meshagent-build"))
 class Download:
     """Packages of a Debian by its code name, with what they depend on.
 
-    ``variant`` is mmdebstrap's: ``minbase`` installs a system, ``extract`` only unpacks. ``source`` replaces its own
-    lines for sources.list.
+    ``variant`` is mmdebstrap's: ``minbase`` installs a system, ``extract`` only unpacks. ``hook`` is shell that it runs
+    before it asks the sources in ``"$1"/etc/apt``.
     """
 
     suite: str
     packages: tuple[str, ...]
     variant: str = "minbase"
-    source: str = ""
+    hook: str = ""
 
     @property
     def path(self) -> Path:
@@ -41,7 +41,8 @@ class Download:
     def make(self) -> None:
         made = self.path.with_suffix(".new.tar")
         argv = ["mmdebstrap", f"--variant={self.variant}", f"--include={','.join(self.packages)}"]
-        argv += ["--dpkgopt=force-unsafe-io", self.suite, str(made), *filter(None, [self.source])]
+        argv += ["--dpkgopt=force-unsafe-io", *([f"--setup-hook={self.hook}"] if self.hook else [])]
+        argv += [self.suite, str(made)]
         subprocess.run(argv, check=True, timeout=1800, stdin=subprocess.DEVNULL)
         made.rename(self.path)
 
@@ -55,7 +56,13 @@ DEBIAN12_DOCKER = Download("bookworm", (*_COMMON, "python3", "docker.io", "redis
 #: Without a Python of its own: ours is bound in, as a package that brings its own would.
 DEBIAN13 = Download("trixie", (*_COMMON, "libexpat1", "libffi8", "libsqlite3-0", "libssl3t64", "redis-server"))
 
-ALL = (DEBIAN12, DEBIAN12_DOCKER, DEBIAN13)
+_KERNEL = ("linux-image-cloud-amd64",)
+#: The security archive of Debian 11 forgets what its index still names; its last release is complete.
+KERNEL_5_10 = Download("bullseye", _KERNEL, "extract", 'sed -i /security/d "$1"/etc/apt/sources.list')
+KERNEL_6_1 = Download("bookworm", _KERNEL, "extract")
+KERNEL_6_12 = Download("trixie", _KERNEL, "extract")
+
+ALL = (DEBIAN12, DEBIAN12_DOCKER, DEBIAN13, KERNEL_5_10, KERNEL_6_1, KERNEL_6_12)
 
 
 def main() -> None:
