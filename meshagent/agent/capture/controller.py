@@ -198,10 +198,9 @@ class CaptureController:
         return confirmed
 
     async def acknowledge(self) -> None:
-        """A person has decided anew: what was rolled back no longer holds capture back."""
+        """A person is deciding anew: what was rolled back no longer holds capture back."""
         await asyncio.to_thread(self._guard.acknowledge)
         self._conditions.clear("rolled-back")
-        await self.apply_now()
 
     async def remove(self) -> None:
         """For ``leave``: everything of ours out of the kernel, the anchor last."""

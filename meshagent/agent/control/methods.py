@@ -96,13 +96,13 @@ class Methods:
         parts = self._parts
         posture, seconds = _posture(params.get("posture")), _seconds(params.get("confirm", 0))
         before = parts.posture.value
-        await asyncio.to_thread(parts.guard.acknowledge)
+        await parts.capture.acknowledge()  # never after the trial began: it may be over already, and must stay undone
         if seconds and posture is not before and not parts.suspension.suspended.value:
             await parts.capture.begin_trial(seconds, {"posture": posture.value, "before": before.value})
         await asyncio.to_thread(set_posture, parts.config_path, posture)
         await parts.config.refresh()
         parts.posture.set(posture)
-        await parts.capture.acknowledge()
+        await parts.capture.apply_now()
         return await self.posture_get({})
 
     async def confirm(self, _params: dict[str, Any]) -> dict[str, Any]:
@@ -157,13 +157,13 @@ class Methods:
         if not parts.suspension.refresh() and not undone:
             return self._switched(changed=False)
         posture = parts.config.config.value.posture
-        await asyncio.to_thread(parts.guard.acknowledge)
+        await parts.capture.acknowledge()  # never after the trial began: it may be over already, and must stay undone
         if seconds:
             await parts.capture.begin_trial(seconds, {"posture": posture.value, "before": "capture off"})
         await asyncio.to_thread(files.remove_file, parts.pending_path)
         await parts.suspension.resume()
         parts.posture.set(posture)
-        await parts.capture.acknowledge()
+        await parts.capture.apply_now()
         return self._switched(changed=True)
 
     def _switched(self, changed: bool) -> dict[str, Any]:

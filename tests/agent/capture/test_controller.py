@@ -232,8 +232,26 @@ def test_an_unconfirmed_change_goes_back_to_observe_stays_there_and_says_why() -
             assert "redirect to :15001" not in ruleset()
 
             await host.controller.acknowledge()
+            assert await host.controller.apply_now()
             await host.status(lambda status: status.active)
             assert "redirect to :15001" in ruleset() and not host.conditions.now
+
+    scenario(story)
+
+
+def test_a_trial_that_is_over_before_its_change_is_applied_stays_undone() -> None:
+    """As on a host so busy, or with an agent that was stopped so long, that the time ran out on the way."""
+
+    async def story() -> None:
+        async with running(Posture.OBSERVE) as host:
+            await host.status(lambda status: status.in_sync)
+            await host.controller.acknowledge()
+            await host.controller.begin_trial(0.1, {"posture": "permissive"})
+            await host.until(lambda: bool(host.guard.state()["rolled_back"]))
+            host.inputs.posture.set(Posture.PERMISSIVE)
+            await host.controller.apply_now()
+            assert "redirect to :15001" not in ruleset()
+            assert "not confirmed" in host.conditions.now["rolled-back"]
 
     scenario(story)
 
