@@ -237,12 +237,24 @@ def comm(pid: int) -> str:
         return ""
 
 
+def command_line(pid: int) -> list[str]:
+    """The first words of the command that ``pid`` was started with (a page of them); empty when it is gone."""
+    try:
+        return os.fsdecode(_page(f"/proc/{pid}/cmdline")).split("\0")
+    except OSError:
+        return []
+
+
 def _small(path: str) -> str:
-    """The text of a file of at most a page: with three system calls, because some are read for every process of a
+    return _page(path).decode(errors="replace")
+
+
+def _page(path: str) -> bytes:
+    """What is in a file of at most a page: with three system calls, because some are read for every process of a
     machine every few seconds (a file object takes nine)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, 4096).decode(errors="replace")
+        return os.read(descriptor, 4096)
     finally:
         os.close(descriptor)
 

@@ -62,12 +62,9 @@ def ours(paths: Paths, handle: Handle, epoch: int) -> bool:
 
 def epoch_of(pid: int, run: Path) -> int | None:
     """The epoch whose configuration below ``run`` the process was started with; None when it is none of ours."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
+    words = process.command_line(pid)
+    if len(words) < 3 or words[1] != "--config-path":
         return None
-    if len(words) < 3 or words[1] != b"--config-path":
-        return None
-    path = Path(os.fsdecode(words[2]))
+    path = Path(words[2])
     match = _CONFIG.fullmatch(path.name)
     return int(match[1]) if match and path.parent == run else None
