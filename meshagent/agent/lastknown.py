@@ -3,6 +3,7 @@
 Everything that Envoy waits for while it starts, and nothing more; the rest of the agent is loaded meanwhile.
 """
 
+import asyncio
 import contextlib
 
 from meshagent.agent.first import First, identity_damaged
@@ -11,6 +12,7 @@ from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
 from meshagent.model.identity import Identity
+from meshagent.protocol.types import LDS
 from meshagent.runtime.latest import Latest
 
 
@@ -34,3 +36,7 @@ class LastKnown:
         for server in (self._sds, self._server):
             await server.start()
             down.push_async_callback(server.stop)
+
+    async def read_ahead(self) -> None:
+        """While Envoy takes in what it is served, read what others will want to know once it has."""
+        await asyncio.to_thread(self.relay.taps.read_ahead, self.restored.get(LDS, {}))

@@ -58,6 +58,7 @@ class Taps:
         self.doors: Latest[frozenset[OpenDoor]] = Latest(frozenset())
         self.ports: Latest[frozenset[PortDoor]] = Latest(frozenset())
         self._listeners: dict[str, tuple[Entry, _Found]] = {}
+        self._ahead: dict[str, tuple[Entry, _Found]] = {}
 
     def take(self, type_url: str, used: Mapping[str, Entry]) -> None:
         """The resources of one type that are in use now."""
@@ -72,7 +73,7 @@ class Taps:
         """Reads only listeners that changed: with 1,000 services an update of one costs one parse."""
         known = self._listeners
         self._listeners = {
-            name: known[name] if name in known and known[name][0] is entry else (entry, self._read(entry.body))
+            name: known[name] if name in known and known[name][0] is entry else self._taken(name, entry)
             for name, entry in used.items()
         }
         found = [what for _, what in self._listeners.values()]
@@ -84,6 +85,17 @@ class Taps:
         served = frozenset(what for what in addresses if (Door.OUTBOUND, what.ip.version) in doors)
         self.unserved.set(addresses - served)
         self.addresses.set(served)
+
+    def read_ahead(self, listeners: Mapping[str, Entry]) -> None:
+        """Read listeners that will be in use soon; in any thread.
+
+        When Envoy has taken 1,000 services everybody waits for it, and reading 2,000 listeners takes 30 ms.
+        """
+        self._ahead = {name: (entry, self._read(entry.body)) for name, entry in listeners.items()}
+
+    def _taken(self, name: str, entry: Entry) -> tuple[Entry, _Found]:
+        ahead = self._ahead.pop(name, None)
+        return ahead if ahead is not None and ahead[0] is entry else (entry, self._read(entry.body))
 
     def _read(self, body: bytes) -> _Found:
         """The mesh address that a listener serves, or the doors that it is."""

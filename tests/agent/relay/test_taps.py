@@ -67,6 +67,15 @@ def test_addresses_come_and_go_with_the_listeners_in_use() -> None:
     assert {str(a.ip) for a in taps.addresses.value} == {"240.240.0.2"}
 
 
+def test_what_was_read_ahead_counts_when_it_is_in_use_and_only_in_the_version_that_is() -> None:
+    taps = Taps()
+    old, new, door = entry(listener_at("240.240.0.5", 6379)), entry(listener_at("240.240.0.6", 6379)), entry(gate())
+    taps.read_ahead({"cache": old, "gate": door})
+    assert taps.addresses.value == frozenset()
+    taps.take(LDS, {"cache": new, "gate": door})
+    assert {str(each.ip) for each in taps.addresses.value} == {"240.240.0.6"}
+
+
 def test_addresses_of_a_family_count_only_while_the_proxy_listens_where_they_are_sent() -> None:
     taps = Taps()
     v4 = entry(tcp_listener("v4", 80, "c", address="240.240.0.1", bound=False))
