@@ -4,6 +4,7 @@ Loaded before anything else of the agent, so it imports little: no gRPC, no prot
 lives is adopted here, too; one that is started asks for its configuration until there is somebody to answer.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -30,6 +31,9 @@ from meshagent.transport import unix
 
 log = structlog.get_logger()
 
+#: To find or start Envoy takes 30 ms; where that hangs (a disk), the rest of the agent is needed all the more.
+_PATIENCE = 1.0
+
 
 class First:
     """What all the rest is made with. Reading what is on disk raises ``MeshagentError``."""
@@ -51,7 +55,7 @@ class First:
         self.proxy = Proxy(paths, launcher, self.tracker, self.clock)
 
     async def start(self, down: contextlib.AsyncExitStack) -> None:
-        """Returns while Envoy is being adopted or started; ``down`` ends its supervision, last of all."""
+        """Returns when Envoy is adopted or started, or that failed; ``down`` ends its supervision, last of all."""
         if not self.keystore.has_identity:  # without it Envoy could not do a thing
             raise identity_damaged()
         config = await self.config.start()
@@ -60,6 +64,8 @@ class First:
         down.enter_context(alone(self.paths))
         tasks = await down.enter_async_context(Supervisor(report_failure))
         tasks.start("proxy", self.proxy.run)
+        with contextlib.suppress(TimeoutError):  # what is loaded next would take the interpreter from it: 0.1 s
+            await asyncio.wait_for(self.proxy.attempted.wait(), _PATIENCE)
 
 
 @contextlib.contextmanager

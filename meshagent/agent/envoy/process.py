@@ -67,6 +67,7 @@ class Proxy:
 
     def __init__(self, paths: Paths, launcher: Launcher, conditions: ConditionSink, clock: Clock) -> None:
         self.state: Latest[ProxyState] = Latest(ProxyState())
+        self.attempted = asyncio.Event()  # one was found or started, or a start has failed
         self._paths = paths
         self._launcher = launcher
         self._records = Records(paths)
@@ -95,7 +96,11 @@ class Proxy:
         relieving = asyncio.create_task(self._relief.run())
         try:
             while not self._stopping.is_set():
-                held = await self._hold(held) if held is not None else await self._start()
+                if held is None:
+                    held = await self._start()
+                    continue
+                self.attempted.set()
+                held = await self._hold(held)
         finally:
             relieving.cancel()
             await asyncio.gather(relieving, return_exceptions=True)
@@ -125,6 +130,7 @@ class Proxy:
         except MeshagentError as error:
             self._deaths = deaths_in_a_row(self._deaths, 0)
             self._complaints.not_started(error)
+            self.attempted.set()
             log.error("proxy not started", code=error.code, error=error.message)
             await self._pause(max(restart_wait(self._deaths), 1.0))
             return None
