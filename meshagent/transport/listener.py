@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import ssl
+from asyncio import sslproto
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -31,6 +32,10 @@ _QUARANTINE = 30.0
 _LOOPBACK = "127.0.0.1"
 #: x509_vfy.h; Python's ssl has no name for it.
 _X509_V_FLAG_NO_CHECK_TIME = 0x200000
+
+#: asyncio gives each TLS connection a buffer of 256 KB and fills it with zeros (Python 3.11 to 3.13), which a thousand
+#: agents that mostly are silent would keep resident. A TLS record is at most 16 KB.
+sslproto.SSLProtocol.max_size = 32 << 10
 
 log = structlog.get_logger()
 
