@@ -28,7 +28,7 @@ class Publishing:
         """Something changed."""
         if self._pending is None:
             loop = asyncio.get_running_loop()
-            self._pending = loop.call_at(max(loop.time(), self._spent_until - BURST), self.now)
+            self._pending = loop.call_at(due(loop.time(), self._spent_until), self.now)
 
     def now(self) -> None:
         """Build and publish without waiting."""
@@ -38,5 +38,14 @@ class Publishing:
         self._pending = None
         began = loop.time()
         self._state.set(self._build())
-        # a big mesh under a storm of changes spends at most a fifth of a core here
-        self._spent_until = max(began, self._spent_until) + max(COALESCE, 5 * (loop.time() - began))
+        self._spent_until = spent(self._spent_until, began, loop.time())
+
+
+def due(now: float, spent_until: float) -> float:
+    """When the next state may be built, while the budget is spent until ``spent_until``; seconds of one clock."""
+    return max(now, spent_until - BURST)
+
+
+def spent(spent_until: float, began: float, ended: float) -> float:
+    """Until when it is spent after one more: a big mesh under a storm of changes spends at most a fifth of a core."""
+    return max(began, spent_until) + max(COALESCE, 5 * (ended - began))
