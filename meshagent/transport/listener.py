@@ -34,8 +34,8 @@ _LOOPBACK = "127.0.0.1"
 _X509_V_FLAG_NO_CHECK_TIME = 0x200000
 
 #: asyncio gives each TLS connection a buffer of 256 KB and fills it with zeros (Python 3.11 to 3.13), which a thousand
-#: agents that mostly are silent would keep resident. A TLS record is at most 16 KB.
-sslproto.SSLProtocol.max_size = 32 << 10
+#: agents that mostly are silent would keep resident. A client that comes back says 112 KB at once.
+sslproto.SSLProtocol.max_size = 128 << 10
 
 log = structlog.get_logger()
 
