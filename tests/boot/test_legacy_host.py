@@ -4,15 +4,17 @@ Its nf_tables knows no table of family inet, so ``auto`` has to pick legacy ipta
 zones. Inside, the core of the case table runs in lab namespaces as everywhere else.
 """
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 MODULES = Path("/usr/lib/uml/modules")
@@ -39,11 +41,12 @@ ROWS = (
 
 _INIT = """#!/bin/bash
 export PATH={venv}:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/run PYTHONDONTWRITEBYTECODE=1
-export MESHAGENT_ENVOY={envoy} MESHAGENT_TEST_LONG=1
+export MESHAGENT_ENVOY={envoy} MESHAGENT_TEST_LONG=1 MESHAGENT_LAB_PATIENCE=20
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmpfs /run
 mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm
 {python} {root}/tests/boot/load_modules.py {modules}
 ip link set lo up
+cat /usr/sbin/xtables-*-multi /usr/lib/*/xtables/*.so >/dev/null
 mkdir /run/repo; mount --bind {root} /run/repo
 mount -t tmpfs tmpfs /tmp; mkdir -p {root}; mount --bind /run/repo {root} 2>/dev/null
 cd {root}
@@ -77,17 +80,30 @@ def test_on_a_kernel_without_nftables_capture_takes_iptables_by_itself_and_the_c
 
 
 def _boot(init: Path, tmp_path: Path) -> str:
-    """Start it in a network namespace of its own; returns its console once it has halted."""
+    """Start it in a network namespace of its own; returns its console once it has halted.
+
+    On one core: its kernel and its programs are processes that wait for each other at every system call, and to wake
+    another core takes many times as long. Measured on a busy machine with two: python starts in 0.15 s instead of 1.3,
+    iptables-legacy-save takes 0.02 s instead of 0.2 to 2 (and the guard gives a restore 4 s, in real time).
+    """
     console = tmp_path / "console"
-    argv = ["unshare", "--net", "linux.uml", "mem=1024M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}"]
-    argv += ["con=null", "con0=null,fd:1", "con1=null", "quiet", "loglevel=1", f"uml_dir={tmp_path}"]
+    core = str(max(os.sched_getaffinity(0)))
+    argv = ["taskset", "--cpu-list", core, "unshare", "--net", "linux.uml", f"init={init}", "ro", "rootfstype=hostfs"]
+    argv += ["rootflags=/", "mem=1024M", "con=null", "con0=null,fd:1", "con1=null", "quiet", "loglevel=1"]
+    argv += [f"uml_dir={tmp_path}"]
     with console.open("w") as out:
-        subprocess.run(
+        machine = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            timeout=840,
+            start_new_session=True,
             env={**os.environ, "TMPDIR": "/dev/shm"},
         )
+        try:
+            machine.wait(1700)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # its helpers, too
+                os.killpg(machine.pid, signal.SIGKILL)
+            machine.wait()
     return console.read_text(errors="replace").replace("\r", "")
