@@ -42,7 +42,10 @@ def test_networkd_deletes_foreign_routes_and_rules_and_they_are_back(mesh: Mesh,
         lambda: old.systemctl("restart", "systemd-networkd"),
         lambda: old.run(["networkctl", "reload"]),
         lambda: old.run(["networkctl", "reconfigure", "host0"]),
-        lambda: old.run(["ip", "rule", "del", "fwmark", "0x6d610001"]),
+        # What networkd was asked to do, it does some time later: the rule may be gone once more just now.
+        lambda: wait_until(
+            lambda: old.run(["ip", "rule", "del", "fwmark", "0x6d610001"]), 20, "the rule, to delete it"
+        ),
         lambda: old.run(["ip", "route", "flush", "proto", "109"]),
     )
 
