@@ -121,7 +121,8 @@ def test_captured_connections_survive_changes_observe_and_the_death_of_the_guard
         stand.guard_program.kill()
         if stand.backend == "nft":
             assert virtual.says() and literal.says(), "the rules outlive their owner"
-            stand.host.run(["nft", "delete", "table", "inet", "meshagent"])  # as the kernel does before 6.9
+            # As the kernel does before 6.9 by itself, where the table is owned.
+            stand.host.run(["nft", "delete", "table", "inet", "meshagent"], check=False)
         assert any(anchor in stand.ruleset() for anchor in ("meshagent_anchor", "-A MESHAGENT_ANCHOR"))
         assert virtual.says() and literal.says(), "the anchor keeps NAT hooked"
 
