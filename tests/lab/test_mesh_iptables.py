@@ -299,7 +299,9 @@ def leave_with_a_kill(host: Host, whom: str, number: int, when: str) -> int:
     done = host.run(["sh", "-c", f'{pid}exec "$@"', "sh", *command], check=False, timeout=LEAVING)
     assert (here / "killed").exists() is bool(number), done.stderr
     assert "Traceback" not in done.stderr
-    host.run(["umount", PROGRAMS])
+    wait_until(
+        lambda: host.run(["umount", PROGRAMS], check=False).returncode == 0, 20, "the last change of tables to end"
+    )
     return int((here / "count").read_text())
 
 

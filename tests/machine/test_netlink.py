@@ -20,8 +20,11 @@ ROUTES = (
     Route(ip_network("0.0.0.0/0"), table=ROUTE_TABLE),
     Route(ip_network("::/0"), table=ROUTE_TABLE),
 )
+#: Of two that differ in the device alone the kernel may take either for the one without.
 RULES = tuple(
-    Rule(version, CLIENT_SOURCE_MARK, ROUTE_TABLE, RULE_PRIORITY, device) for version in (4, 6) for device in ("", "lo")
+    Rule(version, CLIENT_SOURCE_MARK, ROUTE_TABLE, RULE_PRIORITY + after, device)
+    for version in (4, 6)
+    for after, device in enumerate(("", "lo"))
 )
 
 

@@ -299,14 +299,14 @@ def test_routes_and_rules_that_somebody_removes_come_back() -> None:
     async def story() -> None:
         async with running() as host:
             await host.status(lambda status: status.in_sync)
-            routes, rules = netlink.our_routes(), netlink.our_rules()
+            routes, rules = set(netlink.our_routes()), set(netlink.our_rules())
             for command_line in (
                 "ip route del 240.240.0.0/16 dev lo",
                 "ip rule del priority 28001",
                 "ip -6 route flush table 28001",
             ):
                 subprocess.run(command_line.split(), check=True)  # noqa: ASYNC221 done in a millisecond
-            await host.until(lambda: (netlink.our_routes(), netlink.our_rules()) == (routes, rules))
+            await host.until(lambda: (set(netlink.our_routes()), set(netlink.our_rules())) == (routes, rules))
 
     scenario(story)
 

@@ -32,7 +32,7 @@ class Junk:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def SerializeToString(self) -> bytes:  # noqa: N802 - what protobuf calls it
+    def SerializeToString(self, deterministic: bool = False) -> bytes:  # noqa: N802 - what protobuf calls it
         return self._data
 
 
