@@ -54,12 +54,17 @@ def connecting(mesh: Mesh, host: BootedHost) -> Connecting:
 
 
 def kernel(host: BootedHost) -> str:
-    """All that is ours in the kernel."""
+    """All that is ours in the kernel, without what was dialled in the last seconds."""
     commands = (
         "nft -s list table inet meshagent; nft -s list table inet meshagent_anchor",
         "ip -N rule show | grep 109; ip -N route show proto 109; ip -N route show table 28001; ip -6 -N rule show",
     )
-    return host.run(["sh", "-c", "; ".join(commands)], check=False).stdout
+    listed = host.run(["sh", "-c", "; ".join(commands)], check=False).stdout
+    return _DIALLED.sub(lambda found: found["kept"], listed)
+
+
+#: A set whose elements live for five seconds.
+_DIALLED = re.compile(r"(?P<kept>\tset dialled[46] \{[^}]*?)\n\t\telements = \{[^}]*\}")
 
 
 def _sorted(text: str) -> list[str]:
