@@ -113,9 +113,9 @@ def test_a_lost_table_and_a_changed_one_are_noticed(stand4: Stand) -> None:
 
 def test_after_a_roll_back_nothing_is_captured_until_it_is_acknowledged(stand4: Stand) -> None:
     intent = stand4.intent(Posture.PERMISSIVE, mesh("240.240.0.7", 80))
-    stand4.guard.deadman(0.1, {}, Ruleset(anchor=nft.ANCHOR))
+    stand4.guard.deadman(2.0, {}, Ruleset(anchor=nft.ANCHOR))
     stand4.apply(intent)
-    wait_until(lambda: stand4.guard.state()["rolled_back"], 2)
+    wait_until(lambda: stand4.guard.state()["rolled_back"], 20)
 
     with pytest.raises(RolledBackError, match="not confirmed"):
         stand4.apply(intent)
