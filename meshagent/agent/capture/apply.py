@@ -116,9 +116,11 @@ class Applier:
         return Applied("updated", owned, step.ruleset.digest)
 
     def _replace(self, ruleset: Ruleset) -> Applied:
-        state = self._guard.state()
-        if state["digest"] == ruleset.digest:
-            return Applied("kept", bool(state["owned"]), ruleset.digest)
+        """What an agent before this one may have applied is kept; after our own others there is nothing to ask."""
+        if self._applied is None or self._applied[1].digest == ruleset.digest:
+            state = self._guard.state()
+            if state["digest"] == ruleset.digest:
+                return Applied("kept", bool(state["owned"]), ruleset.digest)
         return Applied("replaced", self._guard.apply(ruleset), ruleset.digest)
 
 
