@@ -22,8 +22,7 @@ async def forget_start() -> None:
     """Give back, again and again until cancelled, the code and the heap that only the start needed.
 
     Of 22 MB of libraries that an agent has touched when it serves it touches a quarter again (Python 3.11, grpcio 1.85;
-    3 ms of CPU time each time). What 1,000 services came in is 4 MB of
-    free heap.
+    3 ms of CPU time each time). What 1,000 services came in is 4 MB of free heap.
     """
     known = drop_code(frozenset())
     for seconds in itertools.chain(_WAITS, itertools.repeat(_AGAIN_SECONDS)):
