@@ -8,9 +8,11 @@ import contextlib
 
 from meshagent.agent.first import First, identity_damaged
 from meshagent.agent.identity.sds import SdsServer
+from meshagent.agent.relay.adapt import identity, without_ipv6
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
+from meshagent.machine.facts import ipv6_family
 from meshagent.model.identity import Identity
 from meshagent.protocol.types import LDS
 from meshagent.runtime.latest import Latest
@@ -25,7 +27,7 @@ class LastKnown:
             raise identity_damaged()
         self.identity: Latest[Identity] = Latest(found)
         self.cache = Cache(first.paths.state / "config.cache", first.clock, first.tracker)
-        self.relay = Relay(self.cache, first.tracker)
+        self.relay = Relay(self.cache, first.tracker, adapt=identity if ipv6_family() else without_ipv6)
         gid = first.footprint.gid
         self._sds = SdsServer(self.identity, first.paths.sds_socket, gid)
         self._server = RelayServer(self.relay, first.paths.xds_socket, gid)

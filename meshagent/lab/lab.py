@@ -135,11 +135,16 @@ class Lab:
             adopt_orphans(False)
 
     def _explain(self, error: BaseException) -> None:
+        for what, text in self.told():
+            error.add_note(f"--- {what}\n{text}")
+
+    def told(self, lines: int = 25) -> Iterator[tuple[str, str]]:
+        """What the programs of every host said last: "host: log" and the end of it."""
         for host in self.hosts.values():
-            for log in sorted(host.private.glob("*.log")):
-                lines = log.read_text(errors="replace").splitlines()[-25:]
-                if lines and not log.name.startswith("capture-"):
-                    error.add_note("\n".join([f"--- {host.name}: {log.name}", *lines]))
+            for log in sorted([*host.private.glob("*.log"), *(host.root / "run/meshagent").glob("*.log")]):
+                last = log.read_text(errors="replace").splitlines()[-lines:]
+                if last and not log.name.startswith("capture-"):
+                    yield f"{host.name}: {log.name}", "\n".join(last)
 
     # --- hosts
 

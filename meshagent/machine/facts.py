@@ -1,7 +1,9 @@
 """What this machine is and has, gathered once and handed to decisions as one frozen value."""
 
 import ctypes
+import errno
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +85,15 @@ def _os_release(text: str) -> Mapping[str, str]:
 def _ipv6(proc: Path) -> bool:
     """True where an IPv6 socket can have an address: the family exists and is not switched off for all interfaces."""
     return (proc / "net/if_inet6").exists() and _text(proc / "sys/net/ipv6/conf/all/disable_ipv6").strip() != "1"
+
+
+def ipv6_family() -> bool:
+    """False where the kernel has no IPv6 at all (``ipv6.disable=1``); that changes with a boot only."""
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError as error:
+        return error.errno != errno.EAFNOSUPPORT
+    return True
 
 
 def _loadable(library: str) -> bool:

@@ -1,6 +1,7 @@
 """Fixtures for tests on lab hosts."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,3 +20,15 @@ def lab_of_one_family(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """An empty lab that has only IPv4, then one that has only IPv6."""
     with Lab(families=(request.param,)) as opened:
         yield opened
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A test that fails shows what the programs of its fixture's hosts said last; soon they are gone."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.failed and report.when == "call":
+        for value in getattr(item, "funcargs", {}).values():
+            lab = getattr(value, "lab", value)
+            if isinstance(lab, Lab):
+                report.sections += list(lab.told())

@@ -5,6 +5,7 @@ All of it comes from another machine, so all of it is checked and bounded here; 
 
 from collections.abc import Iterable, Mapping
 
+from envoy.config.core.v3.address_pb2 import SocketAddress
 from envoy.config.core.v3.base_pb2 import INBOUND, OUTBOUND
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -37,7 +38,7 @@ MAX_ADDRESSES_PER_HOST = 256
 MAX_PORTS = 4_096
 
 #: What one listener means to others.
-_Found = MeshAddress | frozenset[OpenDoor | PortDoor] | None
+_Found = tuple[MeshAddress, ...] | frozenset[OpenDoor | PortDoor]
 
 _REASONS = {HostPolicyMessage.REDIRECT_MUTUAL_TLS: RedirectReason.MUTUAL_TLS}
 
@@ -81,7 +82,7 @@ class Taps:
         doors = frozenset(door for door in every if not isinstance(door, PortDoor))
         self.doors.set(doors)
         self.ports.set(frozenset(door for door in every if isinstance(door, PortDoor)))
-        addresses = frozenset(what for what in found if isinstance(what, MeshAddress))
+        addresses = frozenset(address for what in found if isinstance(what, tuple) for address in what)
         served = frozenset(what for what in addresses if (Door.OUTBOUND, what.ip.version) in doors)
         self.unserved.set(addresses - served)
         self.addresses.set(served)
@@ -89,7 +90,7 @@ class Taps:
     def read_ahead(self, listeners: Mapping[str, Entry]) -> None:
         """Read listeners that will be in use soon; in any thread.
 
-        When Envoy has taken 1,000 services everybody waits for it, and reading 2,000 listeners takes 30 ms.
+        When Envoy has taken 1,000 services everybody waits for it, and reading 1,000 listeners takes 20 ms.
         """
         self._ahead = {name: (entry, self._read(entry.body)) for name, entry in listeners.items()}
 
@@ -98,12 +99,12 @@ class Taps:
         return ahead if ahead is not None and ahead[0] is entry else (entry, self._read(entry.body))
 
     def _read(self, body: bytes) -> _Found:
-        """The mesh address that a listener serves, or the doors that it is."""
+        """The mesh addresses that a listener serves, or the doors that it is."""
         try:
             listener = Listener.FromString(body)
         except DecodeError:
-            return None
-        return mesh_address(listener) or doors_of(listener, self._gate)
+            return ()
+        return mesh_addresses(listener) or doors_of(listener, self._gate)
 
 
 def doors_of(listener: Listener, gate: int = GATE) -> frozenset[OpenDoor | PortDoor]:
@@ -174,11 +175,16 @@ def gate_of(listener: Listener, port: int = GATE) -> int:
     return ip.version if ip.is_loopback or ip.is_unspecified else 0
 
 
-def mesh_address(listener: Listener) -> MeshAddress | None:
-    """The address:port that a non-bound OUTBOUND listener serves; None for every other listener."""
+def mesh_addresses(listener: Listener) -> tuple[MeshAddress, ...]:
+    """Each address:port that a non-bound OUTBOUND listener serves; none for every other listener."""
     if listener.traffic_direction != OUTBOUND or not listener.HasField("bind_to_port") or listener.bind_to_port.value:
-        return None
-    socket = listener.address.socket_address
+        return ()
+    others = (each.address for each in listener.additional_addresses[:MAX_ADDRESSES_PER_HOST])
+    found = (_mesh_address(each.socket_address) for each in (listener.address, *others))
+    return tuple(address for address in found if address is not None)
+
+
+def _mesh_address(socket: SocketAddress) -> MeshAddress | None:
     ip = parse_ip(socket.address)
     if ip is None or not 1 <= socket.port_value <= 65535 or not _can_be_captured(ip):
         return None

@@ -16,7 +16,7 @@ from meshagent.hub.snapshot import clusters, doors, endpoints, listeners, naming
 from meshagent.hub.snapshot.merge import BuiltService, Change, Resources, merged
 from meshagent.hub.snapshot.messages import entry
 from meshagent.hub.snapshot.policy import host_policy, port_verdicts, sorted_ports
-from meshagent.hub.snapshot.view import Scope, Served, mesh_addresses, scope_of, served_of
+from meshagent.hub.snapshot.view import Scope, Served, scope_of, served_of
 from meshagent.hub.state import HostView, MeshService, MeshState
 from meshagent.protocol.entry import Entry, Patched, Snapshot
 from meshagent.protocol.types import CDS, EDS, HOST_POLICY, LDS, RDS
@@ -206,13 +206,12 @@ def _own(resources: Resources) -> _Own:
 
 
 def service_resources(service: MeshService, trust_domain: str) -> Resources:
-    """One service for any host: cluster, endpoints and routes per port, a listener per address and port."""
+    """One service for any host: cluster, endpoints and routes per port, its listeners."""
     ports = service.ports
-    every_address = mesh_addresses(service, ipv6=True)
     return {
         CDS: _entries(clusters.outbound(service, port, trust_domain) for port in ports),
         EDS: {naming.outbound(service.host, p.number): entry(endpoints.load_assignment(service, p)) for p in ports},
-        LDS: _entries(each for port in ports for each in listeners.outbound(service, port, every_address)),
+        LDS: _entries(each for port in ports for each in listeners.outbound(service, port)),
         RDS: _entries(routes.outbound(service, port) for port in ports if port.protocol.is_http),
     }
 

@@ -1,17 +1,15 @@
-"""Listeners: one that receives what the kernel redirects, one unbound per mesh address and port, and HBONE.
+"""Listeners: one that receives what the kernel redirects, one unbound for each port of a service, and HBONE.
 
 ``virtualOutbound`` is bound on loopback only (a redirect in the output path lands there, so nothing outside can reach
 it), asks the kernel where the application really wanted to go and hands the connection to the unbound listener of
-exactly that address. With one listener per address a service's change touches no other (2.4 ms with 1,000 services).
+exactly that address. With one listener per service and port a change touches no other (2.4 ms with 1,000 services).
 """
-
-from collections.abc import Iterable
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, ResponseFlagFilter
 from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, TrafficDirection
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch
-from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.listener.v3.listener_pb2 import AdditionalAddress, Listener
 from envoy.config.rbac.v3 import rbac_pb2 as rules
 from envoy.extensions.filters.http.original_src.v3.original_src_pb2 import OriginalSrc
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
@@ -27,7 +25,6 @@ from meshagent.hub.snapshot.http_manager import accepts_old_http, http_filter, m
 from meshagent.hub.snapshot.messages import seconds, socket_address
 from meshagent.hub.snapshot.tls import server_socket
 from meshagent.hub.state import MeshPort, MeshService
-from meshagent.model.address import IPAddress
 from meshagent.model.marks import CLIENT_SOURCE_MARK
 from meshagent.model.ports import HBONE, OUTBOUND
 
@@ -66,18 +63,24 @@ def straight(cluster: str) -> Filter:
     return _tcp(TcpProxy(stat_prefix=cluster, cluster=cluster, idle_timeout=seconds(0)))
 
 
-def outbound(service: MeshService, port: MeshPort, addresses: Iterable[IPAddress]) -> list[Listener]:
-    """The listeners of one port of a service, one per address."""
+def outbound(service: MeshService, port: MeshPort) -> list[Listener]:
+    """The listeners of one port of a service: one at both its virtual addresses, and one for each it claims.
+
+    Every host has the virtual ones of both families, also where it has no IPv6 to reach one with: a listener that is
+    given another address counts as a new one, and the connections of the old one end when it has drained. So the host
+    may gain and lose IPv6 as it likes. What a service claims may change, therefore that is on its own.
+    """
     chain = FilterChain(filters=[_http_client(service, port) if port.protocol.is_http else _tunnel(service, port)])
     return [
         Listener(
-            name=naming.listener(address, port.number),
-            address=socket_address(address, port.number),
+            name=naming.listener(first, port.number),
+            address=socket_address(first, port.number),
+            additional_addresses=[AdditionalAddress(address=socket_address(each, port.number)) for each in others],
             bind_to_port=BoolValue(value=False),
             traffic_direction=TrafficDirection.OUTBOUND,
             filter_chains=[chain],
         )
-        for address in addresses
+        for first, *others in ((service.virtual4, service.virtual6), *((each,) for each in service.claimed))
     ]
 
 

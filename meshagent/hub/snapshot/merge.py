@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from meshagent.hub.snapshot import clusters, listeners, naming
 from meshagent.hub.snapshot.messages import entry
 from meshagent.hub.snapshot.names import name_table
-from meshagent.hub.snapshot.view import mesh_addresses
+from meshagent.hub.snapshot.view import listened
 from meshagent.hub.state import MeshService
 from meshagent.protocol.entry import Entry, Patched
 from meshagent.protocol.types import CDS, EDS, LDS, NDS, RDS, SINGLETON_NAMES
@@ -27,7 +27,7 @@ class BuiltService:
 
     def listeners(self, ipv6: bool) -> Mapping[str, Entry]:
         """Those of a host with or without IPv6."""
-        addresses = mesh_addresses(self.service, ipv6)
+        addresses = listened(self.service, ipv6)
         names = [naming.listener(address, port.number) for port in self.service.ports for address in addresses]
         return {name: self.resources[LDS][name] for name in names}
 

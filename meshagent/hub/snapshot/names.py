@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from meshagent.hub.snapshot.view import mesh_addresses
+from meshagent.hub.snapshot.view import virtual_addresses
 from meshagent.hub.state import MeshService
 from meshagent.protocol.pb.istio_nds_pb2 import NameTable
 
@@ -12,7 +12,6 @@ def name_table(services: Iterable[MeshService], ipv6: bool) -> NameTable:
     table = NameTable()
     for service in services:
         info = table.table[service.host]
-        virtual = (a for a in mesh_addresses(service, ipv6) if a in (service.virtual4, service.virtual6))
-        info.ips.extend(str(a) for a in virtual)
+        info.ips.extend(map(str, virtual_addresses(service, ipv6)))
         info.registry, info.shortname, info.namespace = "External", service.name, service.namespace
     return table

@@ -124,7 +124,11 @@ def target_for(announced: str, family: int, own: tuple[IPAddress, ...]) -> Targe
     return Target(address, None if address.version == family else address)
 
 
-def mesh_addresses(service: MeshService, ipv6: bool) -> tuple[IPAddress, ...]:
-    """The addresses at which a host reaches the service: virtual ones and claims; IPv6 only where the host has it."""
-    every: tuple[IPAddress, ...] = (service.virtual4, service.virtual6, *service.claimed)
-    return tuple(a for a in every if isinstance(a, IPv4Address) or ipv6)
+def virtual_addresses(service: MeshService, ipv6: bool) -> tuple[IPAddress, ...]:
+    """The service's stable addresses; IPv6 only where the host has it."""
+    return (service.virtual4, service.virtual6) if ipv6 else (service.virtual4,)
+
+
+def listened(service: MeshService, ipv6: bool) -> tuple[IPAddress, ...]:
+    """The addresses after which its listeners on a host are named; claims of IPv6 only where the host has it."""
+    return (service.virtual4, *(each for each in service.claimed if isinstance(each, IPv4Address) or ipv6))

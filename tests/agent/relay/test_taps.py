@@ -1,11 +1,12 @@
 """What the agent reads out of the configuration, and what it leaves out."""
 
 import pytest
+from envoy.config.core.v3.address_pb2 import SocketAddress
 from envoy.config.core.v3.base_pb2 import INBOUND
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 
-from meshagent.agent.relay.taps import Taps, doors_of, gate_of, host_policy, mesh_address, name_table
+from meshagent.agent.relay.taps import Taps, doors_of, gate_of, host_policy, mesh_addresses, name_table
 from meshagent.hub.snapshot import doors, listeners
 from meshagent.hub.snapshot.view import Scope, SortedPort
 from meshagent.model.address import MeshAddress, parse_ip
@@ -29,7 +30,7 @@ def listener_at(address: str, port: int, bound: bool = False) -> Listener:
 def test_an_unbound_outbound_listener_is_a_mesh_address(address: str) -> None:
     ip = parse_ip(address)
     assert ip
-    assert mesh_address(listener_at(address, 3306)) == MeshAddress(ip, 3306)
+    assert mesh_addresses(listener_at(address, 3306)) == (MeshAddress(ip, 3306),)
 
 
 @pytest.mark.parametrize(
@@ -48,13 +49,22 @@ def test_an_unbound_outbound_listener_is_a_mesh_address(address: str) -> None:
     ],
 )
 def test_nothing_else_is(other: Listener) -> None:
-    assert mesh_address(other) is None
+    assert mesh_addresses(other) == ()
 
 
 def test_an_inbound_listener_is_not_captured() -> None:
     listener = tcp_listener("l", 80, "c", address="10.1.2.3", bound=False)
     listener.traffic_direction = INBOUND
-    assert mesh_address(listener) is None
+    assert mesh_addresses(listener) == ()
+
+
+def test_one_listener_may_serve_several_addresses_and_each_is_checked() -> None:
+    listener = listener_at("240.240.0.5", 3306)
+    for other in ("2001:2::5", "169.254.169.254", "::1", "junk"):
+        listener.additional_addresses.add().address.socket_address.CopyFrom(
+            SocketAddress(address=other, port_value=3306)
+        )
+    assert [str(each.ip) for each in mesh_addresses(listener)] == ["240.240.0.5", "2001:2::5"]
 
 
 def test_addresses_come_and_go_with_the_listeners_in_use() -> None:
@@ -78,14 +88,16 @@ def test_what_was_read_ahead_counts_when_it_is_in_use_and_only_in_the_version_th
 
 def test_addresses_of_a_family_count_only_while_the_proxy_listens_where_they_are_sent() -> None:
     taps = Taps()
-    v4 = entry(tcp_listener("v4", 80, "c", address="240.240.0.1", bound=False))
-    v6 = entry(tcp_listener("v6", 80, "c", address="2001:2::1", bound=False))
-    taps.take(LDS, {"v4": v4, "v6": v6})
+    one = tcp_listener("one", 80, "c", address="240.240.0.1", bound=False)
+    one.additional_addresses.add().address.socket_address.CopyFrom(SocketAddress(address="2001:2::1", port_value=80))
+    both = {"one": entry(one), "six": entry(listener_at("2001:2::2", 80))}
+    taps.take(LDS, both)
     assert taps.addresses.value == frozenset()
-    taps.take(LDS, {"v4": v4, "v6": v6, "gate": entry(gate())})
+    taps.take(LDS, {**both, "gate": entry(gate())})
     assert {str(a.ip) for a in taps.addresses.value} == {"240.240.0.1"}
-    taps.take(LDS, {"v4": v4, "v6": v6, "gate": entry(gate()), "gate6": entry(gate(address="::1"))})
-    assert len(taps.addresses.value) == 2
+    assert {str(a.ip) for a in taps.unserved.value} == {"2001:2::1", "2001:2::2"}
+    taps.take(LDS, {**both, "gate": entry(gate()), "gate6": entry(gate(address="::1"))})
+    assert len(taps.addresses.value) == 3
 
 
 def test_only_a_listener_for_redirected_connections_on_loopback_is_a_gate() -> None:
