@@ -14,30 +14,43 @@ from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
 from meshagent.machine.facts import ipv6_family
 from meshagent.model.identity import Identity
+from meshagent.protocol.entry import Snapshot
 from meshagent.protocol.types import LDS
 from meshagent.runtime.latest import Latest
 
 
 class LastKnown:
-    """``identity`` is the newest set, ``restored`` what was on disk. Raises ``MeshagentError`` without an identity."""
+    """``relay`` serves what was on disk, ``restored``; ``identity`` is the newest set. Both are there once started."""
+
+    identity: Latest[Identity]
+    restored: Snapshot
 
     def __init__(self, first: First) -> None:
-        found = first.keystore.load_identity()
-        if found is None:
-            raise identity_damaged()
-        self.identity: Latest[Identity] = Latest(found)
-        self.cache = Cache(first.paths.state / "config.cache", first.clock, first.tracker)
+        self._keystore, paths, gid = first.keystore, first.paths, first.footprint.gid
+        self.cache = Cache(paths.state / "config.cache", first.clock, first.tracker)
         self.relay = Relay(self.cache, first.tracker, adapt=identity if ipv6_family() else without_ipv6)
-        gid = first.footprint.gid
-        self._sds = SdsServer(self.identity, first.paths.sds_socket, gid)
-        self._server = RelayServer(self.relay, first.paths.xds_socket, gid)
-        self.restored = self.relay.restore()
+        self._sds = SdsServer(paths.sds_socket, gid)
+        self._server = RelayServer(self.relay, paths.xds_socket, gid)
 
     async def start(self, down: contextlib.AsyncExitStack) -> None:
-        """Serve; ``down`` ends it. Secrets first: clusters and listeners wait for them."""
+        """Serve; ``down`` ends it. Raises ``MeshagentError`` without an identity.
+
+        Envoy may connect before there is something to say: who finds nobody comes back later than that. Clusters go
+        first: it asks for secrets once it has read of them, and what reads a certificate takes a while to load.
+        """
         for server in (self._sds, self._server):
-            await server.start()
+            server.bind()
             down.push_async_callback(server.stop)
+        self.restored = self.relay.restore()
+        await self._server.start()
+        self.identity = Latest(await asyncio.to_thread(self._identity))
+        await self._sds.start(self.identity)
+
+    def _identity(self) -> Identity:
+        found = self._keystore.load_identity()
+        if found is None:
+            raise identity_damaged()
+        return found
 
     async def read_ahead(self) -> None:
         """While Envoy takes in what it is served, read what others will want to know once it has."""

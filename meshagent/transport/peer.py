@@ -3,10 +3,13 @@
 import contextlib
 import functools
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+# ``cryptography`` (25 ms of modules) is imported where a certificate is read: an agent's own servers see none.
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cryptography import x509
 
 _LOCAL = "unix"
 
@@ -24,7 +27,9 @@ class Peer:
         return cls(_LOCAL)
 
     @functools.cached_property
-    def _parsed(self) -> x509.Certificate | None:
+    def _parsed(self) -> "x509.Certificate | None":
+        from cryptography import x509
+
         return x509.load_der_x509_certificate(self.certificate) if self.certificate else None
 
     @property
@@ -33,13 +38,15 @@ class Peer:
         return f"{self._parsed.serial_number:x}" if self._parsed else ""
 
     @property
-    def not_after(self) -> datetime | None:
+    def not_after(self) -> "datetime | None":
         """When the certificate expires; None without one. Raises ``ValueError`` for one that can't be read."""
         return self._parsed.not_valid_after_utc if self._parsed else None
 
     @property
     def certificate_pem(self) -> str:
         """The certificate as PEM; '' without one."""
+        from cryptography.hazmat.primitives.serialization import Encoding
+
         return self._parsed.public_bytes(Encoding.PEM).decode() if self._parsed else ""
 
     @property
@@ -47,6 +54,8 @@ class Peer:
         """URI SANs (SPIFFE IDs)."""
         if self._parsed is None:
             return ()
+        from cryptography import x509
+
         with contextlib.suppress(x509.ExtensionNotFound, ValueError):
             names = self._parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))

@@ -61,16 +61,15 @@ class _SecretStream:
 
 
 class SdsServer:
-    """Serves ``identity`` on ``socket`` (0660, root and the proxy's group).
+    """Serves an identity on ``socket`` (0660, root and the proxy's group).
 
     ``accepted`` counts responses that Envoy ACKed; ``refused`` is its last reason, '' when it took the last one.
     """
 
-    def __init__(self, identity: Latest[Identity], socket: Path, gid: int | None = None) -> None:
+    def __init__(self, socket: Path, gid: int | None = None) -> None:
         self.accepted: Latest[int] = Latest(0)
         self.refused: Latest[str] = Latest("")
-        self._identity = identity
-        self._snapshot: Latest[Snapshot] = Latest(secrets(identity.value))
+        self._snapshot: Latest[Snapshot] = Latest({})
         self._socket = socket
         self._access = Access(mode=0o660, uid=None if gid is None else 0, gid=gid)
         self._server = new_server()
@@ -78,12 +77,21 @@ class SdsServer:
         self._placed: tuple[int, int] | None = None
         self._following: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Raises ``MeshagentError`` ``already-running`` when another agent serves this root."""
+    def bind(self) -> None:
+        """From here on Envoy may connect, and is answered once this is started.
+
+        Raises ``MeshagentError`` ``already-running`` when another agent serves this root.
+        """
         add_methods(self._server, AdsServer(self._open).handlers(DELTA_SECRETS), local_peer)
         self._placed = bind_unix(self._server, self._socket, self._access)
+
+    async def start(self, identity: Latest[Identity]) -> None:
+        """Answer with ``identity``, and whenever that changes. Raises as ``bind``, unless that was called before."""
+        if self._placed is None:
+            self.bind()
+        self._snapshot.set(secrets(identity.value))
         await self._server.start()
-        self._following = asyncio.create_task(self._follow())
+        self._following = asyncio.create_task(self._follow(identity))
 
     async def stop(self) -> None:
         """Envoy keeps what it has."""
@@ -105,9 +113,9 @@ class SdsServer:
         if not verdict.error:
             self.accepted.set(self.accepted.value + 1)
 
-    async def _follow(self) -> None:
-        async for identity in self._identity.watch():
-            self._snapshot.set(secrets(identity))
+    async def _follow(self, identity: Latest[Identity]) -> None:
+        async for newest in identity.watch():
+            self._snapshot.set(secrets(newest))
 
     async def _open(self, node: Node, call: Call) -> _SecretStream:
         del node, call

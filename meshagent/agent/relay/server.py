@@ -79,10 +79,18 @@ class RelayServer:
         self._server = new_server()
         self._placed: tuple[int, int] | None = None
 
-    async def start(self) -> None:
-        """Raises ``MeshagentError`` ``already-running`` when another agent serves this root."""
+    def bind(self) -> None:
+        """From here on Envoy may connect, and is answered once this is started.
+
+        Raises ``MeshagentError`` ``already-running`` when another agent serves this root.
+        """
         add_methods(self._server, [self._listening(h) for h in AdsServer(self._open).handlers()], local_peer)
         self._placed = bind_unix(self._server, self._socket, self._access)
+
+    async def start(self) -> None:
+        """Answer. Raises as ``bind`` does, unless that was called before."""
+        if self._placed is None:
+            self.bind()
         await self._server.start()
 
     async def stop(self) -> None:

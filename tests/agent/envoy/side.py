@@ -74,7 +74,7 @@ class Side:
         self.identity: Latest[Identity] = Latest(fresh_identity(self.authority))
         self.cache = Cache(paths.state / "cache", clock, self.conditions, delay=0.05)
         self.relay = Relay(self.cache, self.conditions, gate=GATE, patience=patience)
-        self.sds = SdsServer(self.identity, paths.sds_socket, USER.gid)
+        self.sds = SdsServer(paths.sds_socket, USER.gid)
         self.ads = RelayServer(self.relay, paths.xds_socket, USER.gid)
         self.subscriber = Subscriber(Node(id="n"), [CDS, LDS, NDS, HOST_POLICY], {EDS: (), RDS: ()})
         self.hub = HostPort("hub", 15012)
@@ -95,7 +95,7 @@ class Side:
     async def running(self) -> AsyncIterator["Side"]:
         """Until left; Envoy goes on."""
         self.subscriber.restore(self.relay.restore())
-        await self.sds.start()
+        await self.sds.start(self.identity)
         await self.ads.start()
         tasks = [asyncio.create_task(part.run()) for part in (self.session, self.relay, self.proxy)]
         try:
