@@ -21,6 +21,7 @@ _BEGIN, _END = 16, 17  # NFNL_MSG_BATCH_BEGIN, _END
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _REQUEST, _ACK = 0x1, 0x4  # NLM_F_*
 _BATCH = struct.pack("=BBH", 0, 0, socket.htons(_SUBSYSTEM))  # nfgenmsg with the subsystem as res_id
+_NETFILTER = 12  # NETLINK_NETFILTER
 _ERROR = 2  # NLMSG_ERROR, also an acknowledgement
 
 
@@ -43,9 +44,12 @@ def run(descriptor: int, messages: Sequence[Message], *, commit: bool = True) ->
     for number, each in enumerate(messages, 2):
         batch += _message(_SUBSYSTEM << 8 | each.kind, _REQUEST | _ACK | each.flags, number, each.body)
     batch += _message(_END, _REQUEST, len(messages) + 2, _BATCH) if commit else b""
-    with socket.socket(fileno=os.dup(descriptor)) as netlink:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER, fileno=descriptor)
+    try:
         netlink.sendto(batch, (0, 0))
         answers = dict(_answers(netlink))
+    finally:
+        netlink.detach()  # it is libnftables' own
     failed = next((number for number in answers.values() if number), 0)
     if failed or any(number not in answers for number in range(2, len(messages) + 2)):
         raise OSError(failed or errno.EIO, os.strerror(failed or errno.EIO))

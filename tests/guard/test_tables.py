@@ -141,6 +141,25 @@ def test_changing_the_policy_and_back_loses_no_connection(kind: str, request: py
         assert guarded.nft("--handle", "list", "tables").splitlines()[0] == handle, "the very same table"
 
 
+def test_rules_that_stay_go_on_counting_when_others_come_and_go(guarded: Guarded) -> None:
+    def counted() -> str:
+        listing = guarded.nft("list", "chain", "inet", "meshagent", "captured")
+        return next(line.strip() for line in listing.splitlines() if "redirect" in line)
+
+    answering(guarded.host, "127.0.0.1", 15001, "proxy")
+    guarded.client.apply(RULES)
+    callers = Callers(guarded.host, "10.99.0.1", 80)
+    callers.more(4)
+    callers.stop()
+    before = counted()
+    assert "packets 0" not in before
+    more = TABLE.replace("\tchain around {", "\tchain more {\n\t\tcounter\n\t}\n\tchain around {")
+    for rules in (replace(RULES, rules=more, digest="more"), RULES):
+        guarded.client.apply(rules)
+        assert counted() == before
+        assert guarded.client.verify() == "equal"
+
+
 def test_the_policy_changes_also_while_the_proxy_is_dead(guarded: Guarded) -> None:
     guarded.client.apply(RULES)
     guarded.client.bypass("proxy", "test")

@@ -125,12 +125,31 @@ AFTER = BEFORE.replace("{ 80 }", "{ 80, 81 }").replace("chain old", "chain new")
 def test_what_is_in_both_stays_in_the_kernel_and_the_rest_is_exchanged() -> None:
     gone, come = text.exchanged(BEFORE, AFTER, ["claimed4"], "meshagent")
     assert gone.splitlines() == [
-        "flush table inet meshagent",
+        "flush chain inet meshagent captured",
+        "flush chain inet meshagent old",
         "delete set inet meshagent ports",
         "delete chain inet meshagent old",
     ]
     assert "goto captured" not in come, "what a gate flipped stays flipped"
-    assert come == AFTER.replace("\t\telements = { tcp : goto captured }\n", "")
+    assert text.commands(come, "meshagent").splitlines() == [
+        "add chain inet meshagent captured",
+        "add chain inet meshagent new",
+        "add set inet meshagent ports {",
+        "\t\ttype inet_service",
+        "\t\telements = { 80, 81 }",
+        "\t}",
+        "add rule inet meshagent captured meta l4proto tcp counter redirect to :15001",
+        "add rule inet meshagent new counter",
+    ]
+
+
+def test_rules_that_stay_are_not_touched_unless_they_name_what_goes() -> None:
+    gone, come = text.exchanged(BEFORE, BEFORE, ["claimed4"], "meshagent")
+    assert gone == text.commands(come, "meshagent") == ""
+    gone, _ = text.exchanged(BEFORE, BEFORE.replace("type ipv4_addr", "type ipv6_addr"), [], "meshagent")
+    assert gone.splitlines() == ["flush chain inet meshagent out", "delete set inet meshagent claimed4"]
+    gone, _ = text.exchanged(BEFORE, BEFORE, ["claimed4"], "meshagent", maps=False)
+    assert gone.splitlines() == ["flush chain inet meshagent out", "delete map inet meshagent gate"]
 
 
 def test_a_chain_at_another_hook_is_another_chain() -> None:

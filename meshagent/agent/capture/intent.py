@@ -8,6 +8,7 @@ sshd and the session that types.
 
 from collections.abc import Iterator, Mapping, Set
 from ipaddress import IPv6Address
+from operator import attrgetter
 
 from meshagent.agent.capture import claims, never
 from meshagent.agent.capture.backend import choose, tproxy
@@ -55,7 +56,9 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     refused = tuple(
         claim for address in considered if (claim := claims.refuse(address, facts, wishes.config.force_ports))
     )
-    kept = [address for address in considered if address not in {claim.address for claim in refused}]
+    not_ours = {claim.address for claim in refused}
+    kept = [address for address in considered if address not in not_ours] if not_ours else considered
+    virtual, claimed = [address for address in kept if address.virtual], [each for each in kept if not each.virtual]
     unserved = () if bare.fail_open else _unserved(wishes, facts, ipv6)
     counted, strict = _inbound(wishes, {item.port for item in spared})
     everything = _everything(wishes, ipv6)
@@ -67,8 +70,8 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
     return Intent(
         mode=mode,
         proxy_uid=facts.proxy_uid,
-        virtual=tuple(address for address in kept if address.virtual),
-        claimed=tuple(address for address in kept if not address.virtual),
+        virtual=tuple(virtual),
+        claimed=tuple(claimed),
         unserved=unserved,
         nameservers=_nameservers(facts, ipv6) if wishes.capture_dns else (),
         counted_ports=counted,
@@ -106,7 +109,7 @@ def decide(wishes: Wishes, facts: HostFacts) -> Intent:
 
 def _considered(addresses: frozenset[MeshAddress], ipv6: Ipv6) -> list[MeshAddress]:
     usable = (address for address in addresses if address.ip.version == 4 or ipv6 is not Ipv6.LEAVE)
-    return sorted(usable, key=lambda address: (address.ip.version, address))
+    return sorted(usable, key=attrgetter("place"))
 
 
 def _unserved(wishes: Wishes, facts: HostFacts, ipv6: Ipv6) -> tuple[MeshAddress, ...]:
