@@ -123,6 +123,7 @@ class Agent:
             remembered((*self.wishes.all(), self.capture.status), lambda: self.capture.decide().fail_open),
             lambda: bool(on_port(self.taken.value, OUTBOUND)),
         )
+        self.capture.arm = self.gates.arm
         self.derived.connect(
             Sources(
                 self.config.config,

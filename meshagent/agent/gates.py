@@ -1,7 +1,8 @@
 """Tells the guard whom to watch, so that bypass works without us: Envoy for claimed literals, ourselves for names.
 
 The guard forgets watches when it restarts and processes come and go, so what it holds is compared with what it should
-hold, on every change and every two seconds. A gate is closed again only when the process behind it can do its work.
+hold: before anything is captured, on every change and every two seconds. A gate is closed again only when the process
+behind it can do its work.
 """
 
 import asyncio
@@ -52,23 +53,30 @@ class Gates:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._proxy.newer(version), _LOOK_SECONDS)
 
+    def arm(self, state: dict[str, Any], fail_open: bool) -> None:
+        """Make the guard, which is in ``state``, watch whom it should; blocks for a moment. Raises ``MeshagentError``.
+
+        Called before capture begins: an agent that hangs or dies right after must not leave a proxy unwatched.
+        """
+        proxy = self._proxy.value
+        if proxy.pid:
+            port = 0 if self._robbed() else OUTBOUND
+            self._watch(state, PROXY_GATE, proxy.pid, proxy.start_time, fail_open, port)
+        if self._names.value:
+            own = os.getpid()
+            self._watch(state, RESOLVER_GATE, own, process.start_time(own) or 0, True, 0)
+
     def _set_right(self) -> None:
         state = self._guard.state()
         if not state["installed"]:
             return
-        proxy = self._proxy.value
-        if proxy.pid:
-            self._watch(
-                state, PROXY_GATE, proxy.pid, proxy.start_time, self._fail_open(), 0 if self._robbed() else OUTBOUND
-            )
-            if proxy.ready and not proxy.looping and state["bypasses"].keys() & {PROXY_GATE, HUNG_GATE}:
-                self._guard.recapture(PROXY_GATE)
-                log.info("captured again", gate=PROXY_GATE)
-        if self._names.value:
-            own = os.getpid()
-            self._watch(state, RESOLVER_GATE, own, process.start_time(own) or 0, True, 0)
-            if RESOLVER_GATE in state["bypasses"]:
-                self._guard.recapture(RESOLVER_GATE)
+        self.arm(state, self._fail_open())
+        proxy, bypassed = self._proxy.value, state["bypasses"].keys()
+        if proxy.pid and proxy.ready and not proxy.looping and bypassed & {PROXY_GATE, HUNG_GATE}:
+            self._guard.recapture(PROXY_GATE)
+            log.info("captured again", gate=PROXY_GATE)
+        if self._names.value and RESOLVER_GATE in bypassed:
+            self._guard.recapture(RESOLVER_GATE)
 
     def _watch(self, state: dict[str, Any], gate: str, pid: int, started: int, opens: bool, port: int) -> None:
         if state["watches"].get(gate) != {"pid": pid, "opens": opens, "port": port}:

@@ -1,5 +1,6 @@
 """Envoy hangs while nobody is there to help: the agent is stopped too. The guard alone keeps the host well or shut."""
 
+import contextlib
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meshagent.guard.client import GuardClient
 from meshagent.lab import recipes, wait_until
 from tests.lab.mesh import Mesh, open_mesh
 
@@ -93,3 +95,16 @@ def test_with_policy_closed_they_are_refused_and_not_a_packet_leaves(mesh: Mesh)
     assert seen.packets() == []
     mesh.agents["web"].send_signal(signal.SIGCONT)
     wait_until(lambda: reaches(mesh, old.address) == "pong", 15, "a new proxy serves")
+
+
+def test_from_the_first_rule_on_the_guard_watches_the_proxy(envoy: Path) -> None:
+    """An agent that dies or hangs right after it has begun to capture must not leave a proxy that nobody watches."""
+    with open_mesh((4,)) as mesh:
+        web = mesh.lab.host("web")
+        web.meshagent(*mesh.token("web"))
+        mesh.members["web"], mesh.offers["web"] = web, ()
+        mesh.start(web)
+        with contextlib.closing(GuardClient(web.root / "run/meshagent/guard.sock")) as guard:
+            first = wait_until(lambda: (state := guard.state())["installed"] and state, 20, "rules", 0.002)
+        assert "proxy" in first["watches"]
+        mesh.settle()

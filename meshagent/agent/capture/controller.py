@@ -15,7 +15,7 @@ import structlog
 
 from meshagent.agent.capture import intent as intents
 from meshagent.agent.capture import verify
-from meshagent.agent.capture.apply import Applier, RolledBackError
+from meshagent.agent.capture.apply import Applied, Applier, RolledBackError
 from meshagent.agent.capture.backend import render
 from meshagent.agent.capture.presence import Presence
 from meshagent.agent.capture.status import CaptureStatus, describe, with_state
@@ -83,7 +83,11 @@ class Inputs:
 
 
 class CaptureController:
-    """Wire it with ``Inputs``, run it as a task. ``start_guard`` is called when no guard answers."""
+    """Wire it with ``Inputs``, run it as a task. ``start_guard`` is called when no guard answers.
+
+    ``arm`` is called with the guard's state and the failure policy before anything is captured, in a thread; what it
+    raises counts as capture's own failure.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class CaptureController:
         self._heals = 0
         self._draining = False
         self._presence = Presence()
+        self.arm: Callable[[dict[str, Any], bool], None] = lambda state, fail_open: None
 
     async def run(self) -> None:
         """Follow the inputs until cancelled; the rules stay as they are then."""
@@ -156,8 +161,9 @@ class CaptureController:
         """Apply what is wanted now; False when it failed (the condition says why, and it will be tried again)."""
         async with self._lock:
             try:
-                intent = await self._decide_with_kernel()
-                done = await asyncio.to_thread(self._applier.apply, intent)
+                state = await asyncio.to_thread(self._guard.state)
+                intent = self._decide_with_kernel(state)
+                done = await asyncio.to_thread(self._act, intent, state)
                 state = await asyncio.to_thread(self._guard.state)
             except MeshagentError as error:
                 await self._failed(error)
@@ -228,9 +234,13 @@ class CaptureController:
 
     # --- following ---------------------------------------------------------------------------------------------------
 
-    async def _decide_with_kernel(self) -> Intent:
+    def _act(self, intent: Intent, state: dict[str, Any]) -> Applied:
+        if intent.mode is Mode.ACTIVE:
+            self.arm(state, intent.fail_open)
+        return self._applier.apply(intent)
+
+    def _decide_with_kernel(self, state: dict[str, Any]) -> Intent:
         """Whether open connections may need looking after is known to the kernel, also after a restart of the agent."""
-        state = await asyncio.to_thread(self._guard.state)
         self._draining = bool(state["installed"] or state["anchor"])
         if state["rolled_back"]:
             self._conditions.set("rolled-back", str(state["rolled_back"]["reason"]))

@@ -127,6 +127,19 @@ def test_it_starts_a_guard_applies_and_follows_every_input() -> None:
     scenario(story)
 
 
+def test_who_watches_does_so_before_anything_is_captured() -> None:
+    async def story() -> None:
+        async with running(Posture.OBSERVE) as host:
+            await host.status(lambda status: status.in_sync)
+            there: list[tuple[bool, bool]] = []
+            host.controller.arm = lambda state, fail_open: there.append(("meshagent {" in ruleset(), fail_open))
+            host.inputs.posture.set(Posture.PERMISSIVE)
+            await host.status(lambda status: status.active)
+            assert there == [(False, True)]
+
+    scenario(story)
+
+
 def test_leaving_takes_everything_out_of_the_kernel() -> None:
     async def story() -> None:
         async with running() as host:
