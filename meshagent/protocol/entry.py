@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
+from meshagent.protocol.brief import digest
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -21,7 +23,7 @@ class Patched(dict[str, Entry]):
     the earlier map by its ``mark``, without keeping it. Not changed any more once somebody has asked for ``versions``.
     """
 
-    __slots__ = ("_versions", "after", "mark", "touched")
+    __slots__ = ("_digest", "_versions", "after", "mark", "touched")
 
     def __init__(self, entries: Mapping[str, Entry], after: object | None = None, touched: Iterable[str] = ()) -> None:
         super().__init__(entries)
@@ -29,6 +31,7 @@ class Patched(dict[str, Entry]):
         self.after = after
         self.touched = frozenset(touched)
         self._versions: dict[str, str] | None = None
+        self._digest = ""
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -36,6 +39,23 @@ class Patched(dict[str, Entry]):
         if self._versions is None:
             self._versions = dict(zip(self, map(attrgetter("version"), self.values()), strict=True))
         return self._versions
+
+    @property
+    def digest(self) -> str:
+        """Of ``versions``; made once, too."""
+        if not self._digest:
+            self._digest = digest(self.versions)
+        return self._digest
+
+
+def versions_of(entries: Mapping[str, Entry]) -> Mapping[str, str]:
+    """Name -> version."""
+    return entries.versions if isinstance(entries, Patched) else {name: e.version for name, e in entries.items()}
+
+
+def digest_of(entries: Mapping[str, Entry]) -> str:
+    """Of names and versions (``brief.digest``)."""
+    return entries.digest if isinstance(entries, Patched) else digest(versions_of(entries))
 
 
 #: type URL -> resource name -> entry. Treated as immutable; share entries (and whole inner maps, which makes

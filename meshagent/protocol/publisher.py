@@ -20,10 +20,11 @@ from dataclasses import dataclass, field, replace
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from meshagent.protocol.entry import Entry, Snapshot
+from meshagent.protocol import brief
+from meshagent.protocol.entry import Entry, Snapshot, digest_of, versions_of
 from meshagent.protocol.greetings import Greetings
-from meshagent.protocol.types import CDS, CHAIN, EDS, MAX_TYPES, REMOVE_LAST, ProtocolError, publish_rank
-from meshagent.protocol.watch import ABSENT, Watch, first_watch
+from meshagent.protocol.types import CDS, CHAIN, EDS, MAX_TYPES, REMOVE_LAST, WILDCARD, ProtocolError, publish_rank
+from meshagent.protocol.watch import ABSENT, Watch, checked_names, first_watch
 
 __all__ = ["Entry", "Publisher", "Reaction", "Snapshot", "Verdict"]
 
@@ -36,6 +37,9 @@ MAX_RESPONSE_NAMES = 5_000
 #: answers again it gets the difference to the newest snapshot. Endpoints have a window of their own: clusters are
 #: answered when their endpoints have come, so endpoints that wait for those answers would wait for ever.
 WINDOW = 16
+
+#: Requests of one type that may come while the client is asked what it holds; ours sends one or two.
+_MAX_EARLY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,14 @@ class Reaction:
 
 
 @dataclass(slots=True)
+class _Question:
+    """The client was asked what it holds of a type; ``early``: what it sent before it answered."""
+
+    nonce: str
+    early: list[DeltaDiscoveryRequest] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Publisher:
     """State of one stream: what the client subscribed to and which versions it has.
 
@@ -82,13 +94,14 @@ class Publisher:
     _newest: Snapshot | None = None
     _watches: dict[str, Watch] = field(default_factory=dict)
     _pending: dict[str, Verdict] = field(default_factory=dict)  # nonce -> what was sent, as if ACKed
+    _asked: dict[str, "_Question"] = field(default_factory=dict)  # type -> what the client holds of it
     _nonce: int = 0
 
     def on_request(self, request: DeltaDiscoveryRequest) -> Reaction:
         """A message from the client (subscription, ACK or NACK). Raises ``ProtocolError`` beyond the bounds."""
         verdict = self._verdict(request)
-        self._subscribe(request)
-        return Reaction(tuple(self._proceed()), (verdict,) if verdict else ())
+        question = self._subscribe(request)
+        return Reaction((*question, *self._proceed()), (verdict,) if verdict else ())
 
     def on_snapshot(self, snapshot: Snapshot) -> Reaction:
         """The desired state changed: difference to what the client has, in make-before-break order."""
@@ -98,7 +111,7 @@ class Publisher:
     @property
     def settled(self) -> bool:
         """True when the client has answered everything and nothing is left to send."""
-        return self._newest is None and not self._pending and not self._dirty
+        return self._newest is None and not self._pending and not self._asked and not self._dirty
 
     def subscription(self, type_url: str) -> tuple[bool, frozenset[str]]:
         """(wildcard, names) the client asked for: what a relay has to ask for upstream."""
@@ -121,16 +134,49 @@ class Publisher:
             self._watches[sent.type_url].separate(sent.resources, error)
         return replace(sent, error=error)
 
-    def _subscribe(self, request: DeltaDiscoveryRequest) -> None:
-        subscribe, unsubscribe = request.resource_names_subscribe, request.resource_names_unsubscribe
-        watch = self._watches.get(request.type_url)
-        if watch is not None:
-            watch.subscribe(subscribe, unsubscribe)
-            return
-        if not request.type_url or len(self._watches) >= MAX_TYPES:
-            raise ProtocolError("too many resource types" if request.type_url else "a request without a type URL")
+    def _subscribe(self, request: DeltaDiscoveryRequest) -> tuple[DeltaDiscoveryResponse, ...]:
+        """What has to be asked before it can be answered, if anything."""
+        type_url = request.type_url
+        if (watch := self._watches.get(type_url)) is not None:
+            watch.subscribe(request.resource_names_subscribe, request.resource_names_unsubscribe)
+            return ()
+        if (question := self._asked.get(type_url)) is not None:
+            self._answered(question, request)
+            return ()
+        if not type_url or len(self._watches) + len(self._asked) >= MAX_TYPES:
+            raise ProtocolError("too many resource types" if type_url else "a request without a type URL")
+        held = "" if self.forgetful else brief.said(request)
+        if held and (type_url not in self.snapshot or digest_of(self.snapshot[type_url]) != held):
+            self._nonce += 1
+            self._asked[type_url] = _Question(str(self._nonce))
+            response = DeltaDiscoveryResponse(type_url=type_url, nonce=str(self._nonce))
+            response.control_plane.identifier = brief.IN_FULL
+            return (response,)
+        self._watches[type_url] = self._as_held(request) if held else self._first(request)
+        return ()
+
+    def _first(self, request: DeltaDiscoveryRequest) -> Watch:
         said = self.greetings.greeting(request)
-        self._watches[request.type_url] = first_watch(request.type_url, said.names, unsubscribe, said.versions)
+        return first_watch(request.type_url, said.names, request.resource_names_unsubscribe, said.versions)
+
+    def _as_held(self, request: DeltaDiscoveryRequest) -> Watch:
+        """The client has just what there is; it subscribes to it without saying so, unless it wants everything."""
+        versions = versions_of(self.snapshot[request.type_url])
+        names = checked_names(request.resource_names_subscribe)
+        wanted = frozenset(names if WILDCARD in names else names | versions.keys())
+        return first_watch(request.type_url, wanted, request.resource_names_unsubscribe, versions)
+
+    def _answered(self, question: "_Question", request: DeltaDiscoveryRequest) -> None:
+        """What is held is told now; whatever else came meanwhile counts after it."""
+        if request.response_nonce != question.nonce:
+            if len(question.early) >= _MAX_EARLY:
+                raise ProtocolError("many requests, and none that says what is held")
+            question.early.append(request)
+            return
+        del self._asked[request.type_url]
+        watch = self._watches[request.type_url] = self._first(request)
+        for each in question.early:
+            watch.subscribe(each.resource_names_subscribe, each.resource_names_unsubscribe)
 
     # what it gets
 
@@ -216,6 +262,8 @@ class Publisher:
         entries, watch = self.snapshot[type_url], self._watches[type_url]
         self._nonce += 1
         response = DeltaDiscoveryResponse(type_url=type_url, nonce=str(self._nonce), removed_resources=removed)
+        if self._nonce == 1 and not self.forgetful:
+            response.control_plane.identifier = brief.SPEAKS
         for name in changed:
             resource = response.resources.add(name=name, version=entries[name].version)
             resource.resource.type_url = type_url

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource
 
+from meshagent.model.errors import MeshagentError
+from meshagent.protocol import brief
 from meshagent.protocol.entry import Entry, Snapshot
 from meshagent.protocol.types import (
     MAX_HELD_BYTES,
@@ -52,10 +54,18 @@ class Subscriber:
     """One logical session: survives streams; ``resources`` is everything accepted so far, per type.
 
     ``node``: the ``Node`` message of the first request. ``wildcard``: types asked for as a whole. ``named``: type ->
-    names asked for (none yet is fine). Requests go out in the order given, wildcard types first.
+    names asked for (none yet is fine). Requests go out in the order given, wildcard types first. ``brief_from``: so
+    many held resources of a type are told a hub by their digest (``brief``).
     """
 
-    def __init__(self, node: Node, wildcard: Iterable[str], named: Mapping[str, Iterable[str]] | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        wildcard: Iterable[str],
+        named: Mapping[str, Iterable[str]] | None = None,
+        *,
+        brief_from: int = brief.LEAST,
+    ) -> None:
         self.node = node
         self._wanted: dict[str, set[str]] = {type_url: {WILDCARD} for type_url in wildcard}
         for type_url, names in (named or {}).items():
@@ -65,6 +75,10 @@ class Subscriber:
         self._unjudged: dict[str, tuple[int, int]] = {}  # nonce -> names and bytes of its resources
         self._opened: set[str] = set()
         self._stream = 0
+        self._brief_from = brief_from
+        self._understood = False  # the control plane takes a digest, as far as its last stream told
+        self._met = False  # it has said something on this stream
+        self._brief: set[str] = set()  # types of which it was told a digest on this stream
 
     @property
     def resources(self) -> Snapshot:
@@ -87,6 +101,8 @@ class Subscriber:
         self._stream += 1
         self._unjudged.clear()
         self._opened.clear()
+        self._brief.clear()
+        self._met = False
         requests = [self._first(type_url) for type_url, names in self._wanted.items() if names]
         if requests:
             requests[0].node.CopyFrom(self.node)
@@ -117,6 +133,27 @@ class Subscriber:
         if type_url not in self._opened:
             return []
         return [DeltaDiscoveryRequest(type_url=type_url, resource_names_unsubscribe=sorted(gone))]
+
+    def meet(self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest | None:
+        """Look who answers, before ``receive``. A request in return is all that there is to a response that wants one.
+
+        Raises ``MeshagentError`` where another control plane than before has been told a digest, which it takes for
+        something else: close the stream, the next one tells it names and versions.
+        """
+        identifier, type_url = response.control_plane.identifier, response.type_url
+        if identifier == brief.IN_FULL:
+            if type_url not in self._brief:
+                raise ProtocolError(f"the control plane asks what is held of {short_name(type_url)}, and was told")
+            self._brief.discard(type_url)
+            self._met = self._understood = True
+            request = self._first(type_url, in_full=True)
+            request.response_nonce = response.nonce
+            return request
+        if not self._met:
+            self._met, self._understood = True, identifier == brief.SPEAKS
+            if self._brief and not self._understood:
+                raise MeshagentError("other-control-plane", "another control plane answers here than before")
+        return None
 
     def receive(self, response: DeltaDiscoveryResponse) -> Received:
         """Take a response apart; nothing counts as held until ``accept``. Raises ``ProtocolError`` beyond the bounds.
@@ -167,14 +204,19 @@ class Subscriber:
             request.error_detail.message = text[:_MAX_REASON_CHARS]
         return [request]
 
-    def _first(self, type_url: str) -> DeltaDiscoveryRequest:
-        """The first request of a type on this stream, with the versions held."""
+    def _first(self, type_url: str, *, in_full: bool = False) -> DeltaDiscoveryRequest:
+        """The first request of a type on this stream, with the versions held, or their digest."""
         self._opened.add(type_url)
-        held = self._resources.get(type_url, {})
+        held, wanted = self._resources.get(type_url, {}), self._wanted[type_url]
+        versions = {name: entry.version for name, entry in held.items()}
+        everything = WILDCARD in wanted
+        enough = len(held) >= self._brief_from and (everything or held.keys() <= wanted)
+        if self._understood and enough and not in_full:
+            self._brief.add(type_url)
+            wanted = wanted if everything else wanted - held.keys()
+            versions = {brief.HELD: brief.digest(versions)}
         return DeltaDiscoveryRequest(
-            type_url=type_url,
-            resource_names_subscribe=sorted(self._wanted[type_url]),
-            initial_resource_versions={name: entry.version for name, entry in held.items()},
+            type_url=type_url, resource_names_subscribe=sorted(wanted), initial_resource_versions=versions
         )
 
     def _wants(self, type_url: str, name: str) -> bool:

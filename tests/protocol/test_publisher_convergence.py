@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from meshagent.model.errors import MeshagentError
 from meshagent.protocol.entry import Entry
 from meshagent.protocol.publisher import Publisher
 from meshagent.protocol.subscriber import Subscriber
@@ -26,13 +27,14 @@ class TwoHalves(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.desired: dict[str, dict[str, Entry]] = {t: {} for t in TYPES}
-        self.subscriber = Subscriber(Node(id="n"), [CDS, LDS, NDS], {EDS: []})
+        self.subscriber = Subscriber(Node(id="n"), [CDS, LDS, NDS], {EDS: []}, brief_from=1)
         self.wanted: set[str] = set()
         self.down: deque[DeltaDiscoveryResponse] = deque()
         self.up: deque[DeltaDiscoveryRequest] = deque()
 
     @initialize(kind=KINDS)
     def connect(self, kind: dict[str, bool]) -> None:
+        self.kind = kind
         self.publisher = Publisher({t: dict(entries) for t, entries in self.desired.items()}, **kind)
         self.down.clear()
         self.up.clear()
@@ -73,7 +75,16 @@ class TwoHalves(RuleBasedStateMachine):
     @rule()
     def client_hears(self) -> None:
         if self.down:
-            received = self.subscriber.receive(self.down.popleft())
+            response = self.down.popleft()
+            try:
+                in_return = self.subscriber.meet(response)
+            except MeshagentError:  # another kind of server than on the stream before
+                self.connect(self.kind)
+                return
+            if in_return is not None:
+                self.up.append(in_return)
+                return
+            received = self.subscriber.receive(response)
             bad = {name: "refused" for name, e in received.changed.items() if e.body == b"bad"}
             self.up.extend(self.subscriber.reject(received, bad))
 

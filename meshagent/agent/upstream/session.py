@@ -154,6 +154,9 @@ class Session:
 
     async def _read(self, stream: Stream, address: HostPort) -> None:
         async for response in stream:
+            if (in_return := self._subscriber.meet(response)) is not None:
+                self._outbox.put_nowait(in_return)
+                continue
             received = self._subscriber.receive(response)
             if not self.state.value.connected:
                 log.info("control plane connected", address=str(address))
