@@ -39,7 +39,9 @@ def run(
 ) -> None:
     """The hub, in the foreground. The first start makes its certificate authority."""
     from meshagent.hub.app import HubSettings, run_hub
+    from meshagent.observe.log import set_up
 
+    set_up()
     chosen = HubSettings.make(
         settings().paths,
         listen=listen,
