@@ -38,6 +38,7 @@ from meshagent.machine.notify import notify
 from meshagent.machine.notifying import keep_notified
 from meshagent.observe.pages import PageServer
 from meshagent.runtime.clock import Clock, SystemClock
+from meshagent.runtime.memory import collect_rarely
 from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.ads_server import AdsServer
@@ -92,6 +93,7 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
             *AnnounceService(store, clock, registry).handlers(),
             *ads.handlers(),
         ]
+        collect_rarely()
         front = await _listen(settings, tls, handlers, down)
         resources = Resources(store, clock, registry, settings.root_namespace)
         listen = tuple(str(address) for address in front.addresses)

@@ -1,6 +1,7 @@
 """The hub's TLS front with a real gRPC client and server: who is known, who is refused, what it withstands."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import time
@@ -143,7 +144,8 @@ def test_garbage_and_silence_cost_their_own_connection_only() -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(data)
                 writer.write_eof()
-                await asyncio.wait_for(reader.read(), 30)
+                with contextlib.suppress(ConnectionResetError):  # there was more than the front cared to read
+                    await asyncio.wait_for(reader.read(), 30)
                 writer.close()
             async with running.channel() as channel:
                 await ask(channel)

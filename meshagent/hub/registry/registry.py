@@ -50,6 +50,10 @@ class RegistrySettings:
     grace: float = GRACE
 
 
+#: Between two looks at all leases, which a thousand hosts that come or go ask for each. A lease is 15 s.
+_PAUSE = 0.1
+
+
 class Registry:
     """Call ``start`` once, then ``run`` as a task; everything else at any time in between."""
 
@@ -116,6 +120,7 @@ class Registry:
             await asyncio.wait_for(self._wake.wait(), max(0.01, min(until, soon) - now))
         except TimeoutError:
             return
+        await asyncio.sleep(_PAUSE)
 
     async def _write_seen(self) -> None:
         ids = tuple(host_id for host_id, host in self._hosts.items() if host.session or host_id in self._gone)

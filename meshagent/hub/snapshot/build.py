@@ -9,6 +9,7 @@ together when somebody asks for one.
 
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from google.protobuf.message import Message
 
@@ -222,10 +223,16 @@ def scope_resources(scope: Scope) -> Resources:
     return {
         CDS: {name: entry(cluster) for name, cluster in clusters.inbounds(scope.inbound).items()}
         | _entries(map(clusters.inbound_passthrough, doors.passthroughs(scope))),
-        LDS: _entries(listeners.hbone(family, scope.trust_domain) for family in families)
+        LDS: {name: each for family in families for name, each in _hbone(family, scope.trust_domain).items()}
         | _entries(doors.listeners(scope)),
         RDS: _entries(routes.hbone(family, scope.inbound, scope.trust_domain) for family in families),
     }
+
+
+@lru_cache
+def _hbone(family: int, trust_domain: str) -> Mapping[str, Entry]:
+    """The same for every host that serves; made once for a thousand of them."""
+    return _entries([listeners.hbone(family, trust_domain)])
 
 
 def _entries(messages: Iterable[Message]) -> dict[str, Entry]:
