@@ -40,7 +40,7 @@ from meshagent.agent.services.probe import Prober
 from meshagent.agent.speaking import Speaker
 from meshagent.agent.surroundings import Surroundings
 from meshagent.agent.upstream.announce import Announcer
-from meshagent.agent.upstream.dial import Dialer
+from meshagent.agent.upstream.dial import ALONE_SECONDS, CONNECT_SECONDS, Dialer
 from meshagent.agent.upstream.session import Session
 from meshagent.agent.upstream.signer import Signer
 from meshagent.config.settings import AgentConfig
@@ -143,7 +143,8 @@ class Agent:
     def _wire_identity(self, config: AgentConfig) -> None:
         hubs = config.hub or self.enrolment.hub_addresses
         self.hub_clock = HubClock(self.clock)
-        self.dialer = Dialer(self.enrolment.server_name)
+        patience = CONNECT_SECONDS if len(hubs) > 1 else ALONE_SECONDS
+        self.dialer = Dialer(self.enrolment.server_name, patience=patience)
         signer = Signer(self.dialer.create_certificate, hubs, self.identity)
         self.rotator = Rotator(
             self.identity,

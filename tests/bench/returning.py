@@ -7,6 +7,7 @@ when their hub was gone; and again.
 """
 
 import asyncio
+import gc
 import json
 import logging
 import pickle
@@ -25,6 +26,7 @@ _LOOK = 0.05
 
 async def main(fleet: Fleet, services: int, first: int, last: int) -> None:
     """Until it is ended."""
+    gc.set_threshold(100_000, 50, 1_000)  # else 500 agents pay for looking through each other's memory
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     named = enumerate(serving(len(fleet.identities), services))
     agents = [RealAgent(number, fleet, names) for number, names in named][first:last]

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshagent.agent.upstream.announce import Announcer
-from meshagent.agent.upstream.dial import Dialer
+from meshagent.agent.upstream.dial import ALONE_SECONDS, Dialer
 from meshagent.agent.upstream.session import Session
 from meshagent.hub.authority.enrolment import HostFacts, Signer, enrol
 from meshagent.hub.authority.issue import spki_sha256
@@ -131,7 +131,7 @@ class RealAgent:
         self.subscriber = Subscriber(node, (CDS, LDS, NDS, HOST_POLICY), {EDS: ()})
         self.wanted: Latest[Mapping[str, frozenset[str]]] = Latest({EDS: frozenset()})
         self.message = Latest(self._message(""))
-        dialer, clock, known = Dialer(f"hub.{_DOMAIN}"), SystemClock(), Latest(identity)
+        dialer, clock, known = Dialer(f"hub.{_DOMAIN}", patience=ALONE_SECONDS), SystemClock(), Latest(identity)
         hubs = [self.fleet.hub]
         self.session = Session(self.subscriber, self._judge, self.wanted, dialer.ads, hubs, known, clock)
         self.announcer = Announcer(self.message, dialer.announce, hubs, known, clock)

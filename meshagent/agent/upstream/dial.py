@@ -35,6 +35,10 @@ from meshagent.transport.channel import (
 #: A host that vanished answers nothing; the next address is tried after this.
 CONNECT_SECONDS = 5.0
 
+#: Where there is no next one: a hub to which 1,000 agents come back at once answers the last after 8 s; who gives up
+#: before has cost it a handshake for nothing.
+ALONE_SECONDS = 10.0
+
 _EOF: Any = vars(grpc.aio)["EOF"]  # the stubs of grpc don't know it
 
 Q = TypeVar("Q", bound=Message)
@@ -75,11 +79,17 @@ class _Shared:
 
 
 class Dialer:
-    """Connects to control planes that prove to be ``server_name`` under the roots of our own bundle."""
+    """Connects to control planes that prove to be ``server_name`` under the roots of our own bundle.
 
-    def __init__(self, server_name: str, *, ping_seconds: float = HUB_PING_SECONDS) -> None:
+    ``patience``: seconds until one that doesn't answer counts as not reached.
+    """
+
+    def __init__(
+        self, server_name: str, *, ping_seconds: float = HUB_PING_SECONDS, patience: float = CONNECT_SECONDS
+    ) -> None:
         self._server_name = server_name
         self._ping_seconds = ping_seconds
+        self._patience = patience
         self._joinable: dict[HostPort, _Shared] = {}
 
     @asynccontextmanager
@@ -89,7 +99,7 @@ class Dialer:
         """A delta ADS stream (``session.Dial``)."""
         async with self._shared(address, identity) as channel:
             call = delta_ads_stream(channel)
-            await _connected(call, address)
+            await _connected(call, address, self._patience)
             try:
                 yield CallStream(call)
             finally:
@@ -102,7 +112,7 @@ class Dialer:
         """An announcement stream (``announce.AnnounceDial``)."""
         async with self._shared(address, identity) as channel:
             call = announce_stream(channel)
-            await _connected(call, address)
+            await _connected(call, address, self._patience)
             try:
                 yield CallStream(call)
             finally:
@@ -151,14 +161,14 @@ class Dialer:
         )
 
 
-async def _connected(call: Any, address: HostPort) -> None:
+async def _connected(call: Any, address: HostPort, patience: float) -> None:
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(patience):
             with _explained():
                 await call.wait_for_connection()
     except TimeoutError:
         call.cancel()
-        why = f"{address} did not answer within {CONNECT_SECONDS:g} s"
+        why = f"{address} did not answer within {patience:g} s"
         raise MeshagentError("hub-unreachable", why, hint="is the hub running, and the port open?") from None
 
 
