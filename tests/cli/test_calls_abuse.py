@@ -47,7 +47,7 @@ spec:
   hosts: [many{n}.example.com]
   location: MESH_INTERNAL
   resolution: STATIC
-  ports: [{{number: 80, name: http, protocol: HTTP}}]
+  ports: [{{number: 80, name: tcp, protocol: TCP}}]
   endpoints: [{{address: 10.9.0.{last}, serviceAccount: many}}]
 """
 

@@ -74,10 +74,9 @@ def test_an_unconfirmed_change_rolls_back_to_observe_and_is_told(mesh: Mesh, tro
     end(mesh, cache)
     wait_until(lambda: reaches(mesh), 10)
     wait_until(lambda: "rolled-back" in mesh.conditions(cache), 10)
-    status = mesh.status(cache)
+    status = wait_until(lambda: (found := mesh.status(cache))["posture"] == "observe" and found, 10)
     assert not status["capture"]["active"]
     assert status["capture"]["pending_confirm_until"] is None
-    assert status["posture"] == "observe"
     told = cache.meshagent("status", check=False)
     assert told.returncode == 4
     assert "a change was not confirmed and was undone" in told.stdout, "what happened"
