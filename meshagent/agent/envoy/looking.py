@@ -12,6 +12,10 @@ _STATS = (
     "cluster_manager.cds.update_success",
     "listener_manager.lds.update_success",
 )
+
+#: Once it is ready its numbers are asked for so often. For the few that match, Envoy looks at each one it has, in the
+#: thread that takes configuration: with 1,000 HTTP services 0.2 s (1.40.0), a fifth of a core when asked each second.
+COUNT_SECONDS = 10.0
 _SHEDDING = "overload.envoy.overload_actions.stop_accepting_connections.active"
 
 
@@ -25,30 +29,34 @@ class Look:
     seconds: float = 0.0
 
 
-async def ask(admin: Admin) -> Look:
-    """Ready = LIVE, workers started, clusters and listeners have come at least once. Raises ``AdminError``."""
-    if await admin.state() != "LIVE":
-        return Look(False)
-    names = "|".join(name.replace(".", "\\.") for name in (*_STATS, _SHEDDING))
-    found = await admin.stats(f"^({names})$")
-    return Look(all(found.get(name, 0) > 0 for name in _STATS), found.get(_SHEDDING, 0) > 0)
-
-
 class Looker:
     """Looks in a row at one process; ``served``: it was ready before."""
 
     def __init__(self, admin: Admin, clock: Clock, *, served: bool = False) -> None:
         self._admin, self._clock, self._served = admin, clock, served
         self._missed, self._since = 0, clock.monotonic()
+        self._counted, self._count_at = Look(False), self._since
 
     async def look(self) -> Look:
         """Bounded: the admin interface's patience plus the listener's."""
         try:
-            found = await ask(self._admin)
+            found = await self._ask()
         except AdminError:
             return await self._silent()
         self._missed, self._served = 0, self._served or found.ready
         return found
+
+    async def _ask(self) -> Look:
+        """Ready = LIVE, workers started, clusters and listeners have come at least once. Raises ``AdminError``."""
+        if await self._admin.state() != "LIVE":
+            return Look(False)
+        now = self._clock.monotonic()
+        if not self._counted.ready or now >= self._count_at:
+            names = "|".join(name.replace(".", "\\.") for name in (*_STATS, _SHEDDING))
+            found = await self._admin.stats(f"^({names})$")
+            self._count_at = now + COUNT_SECONDS
+            self._counted = Look(all(found.get(name, 0) > 0 for name in _STATS), found.get(_SHEDDING, 0) > 0)
+        return self._counted
 
     async def _silent(self) -> Look:
         self._since = self._since if self._missed else self._clock.monotonic()
