@@ -23,7 +23,7 @@ class Patched(dict[str, Entry]):
     the earlier map by its ``mark``, without keeping it. Not changed any more once somebody has asked for ``versions``.
     """
 
-    __slots__ = ("_digest", "_versions", "after", "mark", "touched")
+    __slots__ = ("_digest", "_names", "_versions", "after", "mark", "touched")
 
     def __init__(self, entries: Mapping[str, Entry], after: object | None = None, touched: Iterable[str] = ()) -> None:
         super().__init__(entries)
@@ -32,6 +32,7 @@ class Patched(dict[str, Entry]):
         self.touched = frozenset(touched)
         self._versions: dict[str, str] | None = None
         self._digest = ""
+        self._names: frozenset[str] | None = None
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -47,10 +48,22 @@ class Patched(dict[str, Entry]):
             self._digest = digest(self.versions)
         return self._digest
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Made once for all who subscribe to each of them."""
+        if self._names is None:
+            self._names = frozenset(self)
+        return self._names
+
 
 def versions_of(entries: Mapping[str, Entry]) -> Mapping[str, str]:
     """Name -> version."""
     return entries.versions if isinstance(entries, Patched) else {name: e.version for name, e in entries.items()}
+
+
+def names_of(entries: Mapping[str, Entry]) -> frozenset[str]:
+    """All names."""
+    return entries.names if isinstance(entries, Patched) else frozenset(entries)
 
 
 def digest_of(entries: Mapping[str, Entry]) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from meshagent.protocol import brief
-from meshagent.protocol.entry import Entry, Snapshot, digest_of, versions_of
+from meshagent.protocol.entry import Entry, Snapshot, digest_of, names_of, versions_of
 from meshagent.protocol.greetings import Greetings
 from meshagent.protocol.types import CDS, CHAIN, EDS, MAX_TYPES, REMOVE_LAST, WILDCARD, ProtocolError, publish_rank
 from meshagent.protocol.watch import ABSENT, Watch, checked_names, first_watch
@@ -161,10 +161,11 @@ class Publisher:
 
     def _as_held(self, request: DeltaDiscoveryRequest) -> Watch:
         """The client has just what there is; it subscribes to it without saying so, unless it wants everything."""
-        versions = versions_of(self.snapshot[request.type_url])
-        names = checked_names(request.resource_names_subscribe)
-        wanted = frozenset(names if WILDCARD in names else names | versions.keys())
-        return first_watch(request.type_url, wanted, request.resource_names_unsubscribe, versions)
+        entries = self.snapshot[request.type_url]
+        wanted = frozenset(checked_names(request.resource_names_subscribe))
+        if WILDCARD not in wanted:
+            wanted = wanted | names_of(entries) if wanted else names_of(entries)
+        return first_watch(request.type_url, wanted, request.resource_names_unsubscribe, versions_of(entries))
 
     def _answered(self, question: "_Question", request: DeltaDiscoveryRequest) -> None:
         """What is held is told now; whatever else came meanwhile counts after it."""
