@@ -38,6 +38,9 @@ def run(
     http: str | None,
 ) -> None:
     """The hub, in the foreground. The first start makes its certificate authority."""
+    from meshagent.runtime.memory import collect_not_yet, collect_rarely
+
+    collect_not_yet()
     from meshagent.hub.app import HubSettings, run_hub
     from meshagent.observe.log import set_up
 
@@ -52,7 +55,7 @@ def run(
         store=store,
         http=http,
     )
-    asyncio.run(run_hub(chosen))
+    asyncio.run(run_hub(chosen, loaded=collect_rarely))
 
 
 @hub.command(epilog="Example: meshagent hub status")

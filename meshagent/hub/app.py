@@ -7,6 +7,7 @@ bound. The administrators' socket opens last, so whoever gets an answer there kn
 import asyncio
 import contextlib
 import grp
+from collections.abc import Callable
 
 import structlog
 
@@ -38,7 +39,6 @@ from meshagent.machine.notify import notify
 from meshagent.machine.notifying import keep_notified
 from meshagent.observe.pages import PageServer
 from meshagent.runtime.clock import Clock, SystemClock
-from meshagent.runtime.memory import collect_rarely
 from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.ads_server import AdsServer
@@ -61,10 +61,17 @@ DESCRIPTORS = 3 * Limits().connections + 256
 STOP_SECONDS = 1.0
 
 
-async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: asyncio.Event | None = None) -> None:
+async def run_hub(
+    settings: HubSettings,
+    *,
+    clock: Clock | None = None,
+    stop: asyncio.Event | None = None,
+    loaded: Callable[[], None] = lambda: None,
+) -> None:
     """Run a hub until SIGTERM or SIGINT (or ``stop`` is set), then stop it in order.
 
-    Raises ``MeshagentError`` when it can't start; then nothing is left listening.
+    ``loaded`` is called when all that it begins with is in memory, before it serves. Raises ``MeshagentError`` when it
+    can't start; then nothing is left listening.
     """
     clock = clock or SystemClock()
     stop = stop or stop_on_signals()
@@ -93,7 +100,7 @@ async def run_hub(settings: HubSettings, *, clock: Clock | None = None, stop: as
             *AnnounceService(store, clock, registry).handlers(),
             *ads.handlers(),
         ]
-        collect_rarely()
+        loaded()
         front = await _listen(settings, tls, handlers, down)
         resources = Resources(store, clock, registry, settings.root_namespace)
         listen = tuple(str(address) for address in front.addresses)

@@ -2,10 +2,13 @@
 
 import asyncio
 import ctypes
+import gc
 import itertools
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from meshagent.runtime.memory import collect_from_now_on
 
 #: madvise(2): the pages leave this process; of a file that was never written to they are read again when touched.
 _MADV_DONTNEED = 4
@@ -27,6 +30,8 @@ async def forget_start() -> None:
     known = drop_code(frozenset())
     for seconds in itertools.chain(_WAITS, itertools.repeat(_AGAIN_SECONDS)):
         await asyncio.sleep(seconds)
+        if not gc.isenabled():
+            collect_from_now_on()
         known = drop_code(known)
         trim_heap()
 
