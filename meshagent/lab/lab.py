@@ -336,6 +336,8 @@ def _abandoned(directory: Path, kept: bool) -> bool:
         alive = process.start_time(int(state["owner"]["pid"])) == state["owner"]["start"]
         return not alive and (kept or not state["kept"])
     except FileNotFoundError:
-        return {path.name for path in directory.iterdir()} <= {f"{_STATE}.new"}
+        with suppress(FileNotFoundError):  # its owner is putting it away
+            return {path.name for path in directory.iterdir()} <= {f"{_STATE}.new"}
+        return False
     except (OSError, ValueError, KeyError, TypeError):
         return False  # not a lab of ours

@@ -1,11 +1,14 @@
 """Lab hosts: separate machines as far as a program can see, and gone without a trace."""
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -299,3 +302,25 @@ def test_a_program_tells_only_its_own_output_in_a_log_it_shares_with_an_earlier_
     assert second.wait() == 0
     assert second.text() == "second\n"
     assert second.log.read_text() == "first\nsecond\n"
+
+
+def test_a_lab_that_is_put_away_meanwhile_is_no_error_of_a_sweep() -> None:
+    """Its owner takes no lock for that: a directory may go between two looks at it."""
+    directory, done = Path("/run/ma-0ddba1"), threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            with contextlib.suppress(FileNotFoundError):  # the sweep takes an empty one for abandoned
+                directory.mkdir(exist_ok=True)
+                (directory / "theirs").touch()
+            shutil.rmtree(directory, ignore_errors=True)
+
+    beside = threading.Thread(target=come_and_go)
+    beside.start()
+    try:
+        for _ in range(2_000):
+            sweep()
+    finally:
+        done.set()
+        beside.join()
+        shutil.rmtree(directory, ignore_errors=True)
