@@ -8,7 +8,7 @@ import contextlib
 
 from meshagent.agent.first import First, identity_damaged
 from meshagent.agent.identity.sds import SdsServer
-from meshagent.agent.relay.adapt import identity, without_ipv6
+from meshagent.agent.relay import adapt
 from meshagent.agent.relay.cache import Cache
 from meshagent.agent.relay.relay import Relay
 from meshagent.agent.relay.server import RelayServer
@@ -28,7 +28,7 @@ class LastKnown:
     def __init__(self, first: First) -> None:
         self._keystore, paths, gid = first.keystore, first.paths, first.footprint.gid
         self.cache = Cache(paths.state / "config.cache", first.clock, first.tracker)
-        self.relay = Relay(self.cache, first.tracker, adapt=identity if ipv6_family() else without_ipv6)
+        self.relay = Relay(self.cache, first.tracker, adapt=adapt.identity if ipv6_family() else adapt.without_ipv6)
         self._sds = SdsServer(paths.sds_socket, gid)
         self._server = RelayServer(self.relay, paths.xds_socket, gid)
 

@@ -37,7 +37,7 @@ def collect_from_now_on() -> None:
 
 
 def collect_rarely() -> None:
-    """As above, and for a server of a thousand connections not after every 700 objects: looking for garbage was a fifth
-    of what a returning fleet cost the hub."""
+    """As above, and for a server of a thousand connections not after every 700 objects: to look for garbage took
+    a good part of what a returning fleet cost the hub."""
     collect_from_now_on()
     gc.set_threshold(20_000, 50, 50)

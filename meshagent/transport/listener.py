@@ -64,10 +64,6 @@ def server_context(*, chain_pem: str, key_pem: bytes, roots_pem: str) -> ssl.SSL
     return context
 
 
-#: asyncio makes 256 KB of zeroes for what each TLS connection reads; agents send lines, and a TLS record is 16 KB.
-sslproto.SSLProtocol.max_size = 32 << 10
-
-
 class TlsFront:
     """Listens on ``addresses`` (IPv4, IPv6 or names; port 0 = any) and pipes to gRPC on 127.0.0.1:``grpc_port``.
 

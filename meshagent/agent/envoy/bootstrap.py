@@ -24,7 +24,7 @@ _TYPE = "type.googleapis.com/"
 
 #: What is counted. A proxy with 1,000 services has 120 numbers per cluster by default, 40 MB of names and values;
 #: these are the ones that ``status``, ``peers`` and the metrics endpoint show. Of a listener only what the suffixes
-#: name: there is one for each address and port, and it would have 16 counters and two histograms more.
+#: name: there is one for each port of a service, and it would have 16 counters and two histograms more.
 STAT_PREFIXES = ("server.", "listener_manager.", "cluster_manager.", "control_plane.", "sds.", "http.", "overload.")
 STAT_SUFFIXES = (
     ".upstream_cx_total",

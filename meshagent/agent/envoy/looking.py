@@ -12,11 +12,11 @@ _STATS = (
     "cluster_manager.cds.update_success",
     "listener_manager.lds.update_success",
 )
+_SHEDDING = "overload.envoy.overload_actions.stop_accepting_connections.active"
 
 #: Once it is ready its numbers are asked for so often. For the few that match, Envoy looks at each one it has, in the
 #: thread that takes configuration: with 1,000 HTTP services 0.2 s (1.40.0), a fifth of a core when asked each second.
 COUNT_SECONDS = 10.0
-_SHEDDING = "overload.envoy.overload_actions.stop_accepting_connections.active"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ import pytest
 
 from meshagent.agent.envoy.epochs import Listening
 from meshagent.agent.envoy.listening import probe
+from meshagent.agent.envoy.looking import Looker
 from meshagent.machine import process
 from meshagent.model.paths import Paths
 from meshagent.protocol.types import LDS
+from meshagent.runtime.clock import SystemClock
 from tests.agent.envoy.side import Side, own_root
 from tests.agent.envoy.test_process import echo_config, echo_server, echoed
 from tests.fakes.control_plane import FakeControlPlane
@@ -61,6 +63,25 @@ def test_a_proxy_that_goes_on_in_time_is_left_alone() -> None:
             os.kill(first.pid, signal.SIGCONT)
             await eventually(lambda: side.conditions.codes() == [] and side.proxy.state.value.ready, 10)
             assert side.proxy.state.value.pid == first.pid
+        server.close()
+
+    with own_root() as paths:
+        asyncio.run(story(paths))
+
+
+def test_a_ready_proxy_is_not_asked_for_its_numbers_at_every_look() -> None:
+    """It looks through all of them, in the thread that takes configuration."""
+
+    async def story(paths: Paths) -> None:
+        side, server = await side_of(paths)
+        async with side.running():
+            await side.ready()
+            admin, counter = side.proxy.admin, "http.admin.downstream_rq_total"
+            looker = Looker(admin, SystemClock())
+            before = (await admin.stats(f"^{counter}$"))[counter]
+            assert all([(await looker.look()).ready for _ in range(40)])
+            asked = (await admin.stats(f"^{counter}$"))[counter] - before
+            assert 41 <= asked < 60, "one question a look, once the numbers, and what the agent itself asks meanwhile"
         server.close()
 
     with own_root() as paths:
