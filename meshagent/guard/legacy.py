@@ -97,6 +97,14 @@ class Legacy:
         """Whether all of our texts are in what was read."""
         return all(legacy_text.holds(found[family], tables) for family, tables in self._wanted(*texts).items())
 
+    def is_exactly(self, found: dict[int, Tables], *texts: str) -> bool:
+        """Whether what was read is all of our texts, word for word; never so where iptables-save has other words."""
+        wanted = self._wanted(*texts)
+        return not any(
+            legacy_text.transition(found[family], _with_anchor(tables, found[family]))
+            for family, tables in wanted.items()
+        )
+
     # --- changing ----------------------------------------------------------------------------------------------------
 
     def check(self, *texts: str) -> None:
@@ -132,10 +140,7 @@ class Legacy:
 
     def _converge(self, each: Xtables, want: Tables, keep_anchor: bool, lead: bool) -> None:
         have = self._read(each)
-        anchor = have["nat"].chains.get(legacy_text.ANCHOR_CHAIN) if "nat" in have else None
-        if keep_anchor and anchor is not None:
-            want = {**want, "nat": want.get("nat", legacy_text.Table())}
-            want["nat"].chains.setdefault(legacy_text.ANCHOR_CHAIN, anchor)
+        want = _with_anchor(want, have) if keep_anchor else want
         if text := legacy_text.transition(have, want, lead=lead):
             self._write(each.family, text)
             self.wrote = True
@@ -157,6 +162,15 @@ class Legacy:
             raise
         except LegacyError as error:
             raise LegacyError(_with_line(str(error), text)) from error
+
+
+def _with_anchor(want: Tables, have: Tables) -> Tables:
+    """The chain that keeps connections alive stays as it is where nothing else is wanted of it."""
+    anchor = have["nat"].chains.get(legacy_text.ANCHOR_CHAIN) if "nat" in have else None
+    if anchor is None:
+        return want
+    nat = want.get("nat", legacy_text.Table())
+    return {**want, "nat": legacy_text.Table({legacy_text.ANCHOR_CHAIN: anchor} | nat.chains, nat.jumps)}
 
 
 def find_program(word: str, verb: str) -> str:

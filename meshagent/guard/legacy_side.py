@@ -136,14 +136,20 @@ class LegacySide:
         return "rules put before ours"
 
     def settle(self, state: State, tell: Callable[[str], None]) -> str:
-        """The digest of what was installed. What another program took away since then is put back first."""
+        """The digest of what was installed. What another program changed since then is put back first.
+
+        Where iptables-save has other words than ours, nothing but the number of rules can tell that something changed:
+        then all is written once more, and what is there right after it is what we meant.
+        """
         legacy, texts = self._open(), decide.legacy_texts(state)
         try:
             self._fingerprint, found = legacy.fingerprint(), legacy.read()
-            if not legacy.holds(found, *texts):
+            if not legacy.is_exactly(found, *texts):
+                complete = legacy.holds(found, *texts)
                 legacy.hold(*texts)
                 self._fingerprint, found = legacy.fingerprint(), legacy.read()
-                tell("rules changed")
+                if not complete or legacy.is_exactly(found, *texts):
+                    tell("rules changed")
             self._note_place(found)
             self._texts = legacy_text.texts(found)
             self._follow_lock()

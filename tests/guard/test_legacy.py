@@ -3,6 +3,7 @@
 import fcntl
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -168,14 +169,43 @@ def test_a_whole_rule_set_that_another_program_loads_stays_and_ours_is_back_at_o
     assert ":INPUT DROP " in now and "-A INPUT -i lo -j ACCEPT" in now
 
 
+def one_replaced(saved: list[str]) -> str:
+    """What makes a rule of ours another of the same size."""
+    rule = next(line for line in saved if line.startswith("-A MESHAGENT_TO_PROXY "))
+    other = rule.replace("--to-ports 15001", "--to-ports 15002").removeprefix("-A MESHAGENT_TO_PROXY ")
+    return f"*nat\n-R MESHAGENT_TO_PROXY 1 {other}\nCOMMIT\n"
+
+
 def test_a_rule_replaced_by_another_of_the_same_size_is_noticed_too(guarded: Guarded) -> None:
     guarded.client.apply(RULES)
     before = save(guarded)
-    rule = next(line for line in before if line.startswith("-A MESHAGENT_TO_PROXY "))
-    changed = rule.replace("--to-ports 15001", "--to-ports 15002").removeprefix("-A MESHAGENT_TO_PROXY ")
-    restore(guarded, f"*nat\n-R MESHAGENT_TO_PROXY 1 {changed}\nCOMMIT\n", "--noflush")
+    restore(guarded, one_replaced(before), "--noflush")
 
     wait_until(lambda: save(guarded) == before, 8)
+
+
+_SETTLING = """
+import subprocess, sys
+from meshagent.guard.installing import LegacyChange
+from meshagent.guard.legacy_side import LegacySide
+from meshagent.guard.state import State
+from tests.guard.test_legacy import RULES
+
+side, state = LegacySide(), State(installed=RULES)
+side.run(LegacyChange((RULES.table, RULES.anchor)), State())
+subprocess.run(["iptables-legacy-restore", "-w", "5", "--noflush"], input=sys.stdin.read(), text=True, check=True)
+side.settle(state, print)
+"""
+
+
+def test_what_changed_before_the_guard_looked_for_the_first_time_is_noticed_too(guarded: Guarded) -> None:
+    guarded.client.apply(RULES)
+    before = save(guarded)
+    guarded.program.stop()
+    told = guarded.host.run([sys.executable, "-c", _SETTLING], input=one_replaced(before)).stdout.splitlines()
+    assert told == ["rules changed"]
+    assert save(guarded) == before
+    assert guarded.host.run([sys.executable, "-c", _SETTLING], input="").stdout == "", "nothing changed, nothing told"
 
 
 def test_rules_of_others_are_no_reason_to_act(guarded: Guarded) -> None:
