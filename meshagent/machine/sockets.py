@@ -21,6 +21,8 @@ from meshagent.model.errors import MeshagentError
 
 #: States of include/net/tcp_states.h as bits of inet_diag's mask.
 _ESTABLISHED = 1 << 1
+#: One end has said all it had to say, the other may go on for hours: FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT.
+_HALF_CLOSED = 1 << 4 | 1 << 5 | 1 << 8
 _UNCONNECTED = 1 << 7  # UDP: TCP_CLOSE
 _LISTEN = 1 << 10
 
@@ -74,7 +76,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An established TCP connection; addresses of mapped IPv4 are shown as IPv4."""
+    """An open TCP connection; addresses of mapped IPv4 are shown as IPv4."""
 
     local_ip: IPAddress
     local_port: int
@@ -103,8 +105,8 @@ def on_ports(ports: Iterable[int], *, udp: bool = False) -> tuple[Listener, ...]
 
 
 def connections() -> tuple[Connection, ...]:
-    """All established TCP connections of this network namespace."""
-    rows = _sockets(_ESTABLISHED)
+    """All open TCP connections of this network namespace, half-closed ones too, as long as a process has them."""
+    rows = [*_sockets(_ESTABLISHED), *(row for row in _sockets(_HALF_CLOSED) if row.inode)]
     owners = _owners(row.inode for row in rows)
     return tuple(_connection(row, owners) for row in rows)
 

@@ -42,6 +42,21 @@ def test_connections_are_seen_from_both_ends() -> None:
             assert ends[pair].owners[0].pid == os.getpid()
 
 
+def test_a_half_closed_connection_is_open_until_its_processes_are_done_with_it() -> None:
+    """A client that has sent its question and shut that side down may read the answer for hours."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, _ = server.accept()
+        pair = (client.getsockname()[1], server.getsockname()[1])
+        client.shutdown(socket.SHUT_WR)
+        assert accepted.recv(1) == b""
+        found = {(c.local_port, c.remote_port): c for c in sockets.connections()}
+        assert {pair, pair[::-1]} <= set(found)
+        assert found[pair].owners[0].pid == os.getpid()
+        accepted.close()  # the kernel alone sees to the rest
+        client.close()
+        assert not {pair, pair[::-1]} & {(c.local_port, c.remote_port) for c in sockets.connections()}
+
+
 def test_looking_works_from_an_event_loop() -> None:
     async def look() -> int:
         return len(sockets.listeners())

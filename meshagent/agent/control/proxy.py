@@ -1,11 +1,14 @@
 """What the control socket answers about the proxy: what supervises it knows, and the hot restart."""
 
+import asyncio
 from typing import Any
 
 from meshagent.agent.control.status import rfc3339
 from meshagent.agent.envoy.admin import AdminError
+from meshagent.agent.envoy.ending import in_use
 from meshagent.agent.envoy.process import Proxy
 from meshagent.agent.envoy.state import Parent, ProxyState
+from meshagent.machine import sockets
 from meshagent.transport.local_server import Method
 
 
@@ -32,16 +35,16 @@ class ProxyMethods:
             found = await self._proxy.admin.stats(_STATS)
         except AdminError:
             return _NOTHING
-        listeners = (n for name, n in found.items() if name.startswith("listener.") and ".admin." not in name)
+        open_now = await asyncio.to_thread(sockets.connections)
         return {
             "uptime": found.get("server.uptime"),
-            "connections": sum(listeners),
+            "connections": in_use(open_now, self._proxy.state.value.pid),
             "memory_allocated": found.get("server.memory_allocated"),
             "memory_reserved": found.get("server.memory_heap_size"),
         }
 
 
-_STATS = r"^(server\.(uptime|memory_allocated|memory_heap_size)|listener\..*\.downstream_cx_active)$"
+_STATS = r"^server\.(uptime|memory_allocated|memory_heap_size)$"
 _NOTHING: dict[str, Any] = dict.fromkeys(("uptime", "connections", "memory_allocated", "memory_reserved"))
 
 

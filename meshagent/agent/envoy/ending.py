@@ -22,12 +22,14 @@ from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from meshagent.model.ports import HBONE
 
-#: Seconds between questions whether the last connection has ended.
-_LOOK = 0.1
-#: Between looks at all sockets with their owners, which take 15 ms.
-_COUNT = 1.0
+#: Seconds between looks whether the last connection has ended; one takes 15 ms.
+_LOOK = 0.15
+#: Between two words of it to whoever waits.
+_SHOW = 1.0
 #: How long a proxy that hangs may hold up who only wants to say that it isn't ready any more.
 _READINESS_PATIENCE = 1.0
+#: While peers' proxies are connected a tunnel of theirs may be about to reach its application.
+_UNUSED = 0.5
 #: A proxy that can't be told to drain (it hangs) and has served nobody for so long is not waited for.
 _SILENT_AND_UNUSED = 3.0
 #: A drained proxy ends within 0.1 s; one that hangs is killed after this.
@@ -74,30 +76,37 @@ async def end(paths: Paths, *, grace: float = 5.0, watch: Watcher | None = None)
 async def _drain(paths: Paths, record: Record, running: list[Handle], grace: float, watch: Watcher | None) -> None:
     """Until no connection is in use, the processes are gone, or ``grace`` seconds are over.
 
-    One answer that doesn't come is no reason to cut connections: the main thread may be busy, or the admin interface
-    gone while the workers go on. What was not heard is said again; the sockets tell without being asked.
+    The sockets tell who is connected, without the proxy being asked: its main thread may be busy, or the admin
+    interface gone while the workers go on. What it didn't hear is said again.
     """
     if grace <= 0:
         return
     admin = Admin(admin_socket(paths, record.epoch))
-    began, told, counted, used = time.monotonic(), False, 0.0, time.monotonic()
+    began = used = time.monotonic()
+    told, shown = False, 0.0
     _let_idle_ones_go(paths, record)
     while (left := grace - (time.monotonic() - began)) > 0 and any(services.alive(handle) for handle in running):
-        if time.monotonic() - counted >= _COUNT:
-            found, first = await asyncio.to_thread(sockets.connections), counted == 0.0
-            counted = time.monotonic()
-            if watch is not None:
-                watch(found, left)
-            if any(in_use(found, handle.pid) for handle in running):
-                used = counted
-            elif not first and (told or counted - used >= _SILENT_AND_UNUSED):
-                return
+        found = await asyncio.to_thread(sockets.connections)
+        now = time.monotonic()
+        if watch is not None and now - shown >= _SHOW:
+            watch(found, left)
+            shown = now
+        if any(in_use(found, handle.pid) for handle in running):
+            used = now
+        elif now - used >= _patience(found, running, told=told):
+            return
         with contextlib.suppress(AdminError, TimeoutError):
             async with asyncio.timeout(left):
                 told = told or await _tell(admin)
-                if len(running) == 1 and await is_idle(admin):
-                    return
         await asyncio.sleep(min(_LOOK, max(0.0, left)))
+
+
+def _patience(found: Iterable[Connection], running: Iterable[Handle], *, told: bool) -> float:
+    """Seconds without a connection in use after which there is nothing to wait for."""
+    if not told:
+        return _SILENT_AND_UNUSED
+    pids = {handle.pid for handle in running}
+    return _UNUSED if any(owner.pid in pids for each in found for owner in each.owners) else 0.0
 
 
 async def _tell(admin: Admin) -> bool:
@@ -119,15 +128,6 @@ def in_use(found: Iterable[Connection], pid: int) -> int:
     """
     ours = [c for c in found if any(owner.pid == pid for owner in c.owners)]
     return sum(HBONE not in (c.local_port, c.remote_port) for c in ours)
-
-
-async def is_idle(admin: Admin) -> bool:
-    """No connection of a client is open.
-
-    The gauges of the listeners are of this moment; ``server.total_connections`` is set by the flush only.
-    """
-    found = await admin.stats(r"^listener\..*\.downstream_cx_active$")
-    return not any(count for name, count in found.items() if not name.startswith("listener.admin."))
 
 
 def admin_socket(paths: Paths, epoch: int) -> Path:

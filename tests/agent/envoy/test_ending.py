@@ -14,9 +14,11 @@ from meshagent.agent.envoy.record import Records
 from meshagent.machine import process
 from meshagent.machine.sockets import Connection, Owner
 from meshagent.model.paths import Paths
-from tests.agent.envoy.side import own_root
+from tests.agent.envoy.side import Side, own_root
 from tests.agent.envoy.test_looking import side_of
+from tests.agent.envoy.test_process import echo_config
 from tests.agent.test_drain import connection
+from tests.fakes.control_plane import FakeControlPlane
 
 pytestmark = pytest.mark.root
 
@@ -42,6 +44,36 @@ def test_a_connection_may_finish_also_when_the_admin_interface_is_silent_for_a_w
         assert time.monotonic() - began < 20
         assert process.start_time(pid) is None
         assert not list(paths.run.glob("proxy*"))
+        server.close()
+
+    with own_root() as paths:
+        asyncio.run(story(paths))
+
+
+async def answer_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Once the whole question is there."""
+    await reader.read()
+    for number in range(20):
+        writer.write(b"%02d" % number)
+        await asyncio.sleep(0.1)
+    writer.close()
+
+
+def test_a_client_that_has_said_all_it_had_to_say_still_gets_its_whole_answer() -> None:
+    """Both connections are half-closed then; not one is established any more."""
+
+    async def story(paths: Paths) -> None:
+        server = await asyncio.start_server(answer_slowly, "127.0.0.1", 0)
+        side = Side(paths, FakeControlPlane(echo_config(server.sockets[0].getsockname()[1])))
+        async with side.running():
+            await side.ready()
+        reader, writer = await asyncio.open_connection("127.0.0.1", 18080)
+        writer.write_eof()
+        assert await reader.readexactly(2) == b"00"
+        ending = asyncio.create_task(end(paths, grace=60))
+        assert await asyncio.wait_for(reader.read(), 30) == b"".join(b"%02d" % number for number in range(1, 20))
+        writer.close()
+        assert await asyncio.wait_for(ending, 30)
         server.close()
 
     with own_root() as paths:
