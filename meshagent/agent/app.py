@@ -305,12 +305,9 @@ class Agent:
             known=self._known,
             guard=self.guard.state,
             queries=lambda: self.names.counts,
-            proxy_stats=self._proxy_stats,
+            admin=lambda: self.proxy.admin,
             version=__version__,
         )
-
-    async def _proxy_stats(self) -> bytes:
-        return await self.proxy.admin.prometheus()
 
     async def _arm_pending(self) -> None:
         """The first capture after ``enroll --confirm`` waits for a confirmation; asked for once.

@@ -5,12 +5,14 @@ socket, so that the proxy needs no port of its own for them.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
 from meshagent.agent.control.status import Known
+from meshagent.agent.envoy.admin import Admin
+from meshagent.agent.envoy.upstreams import Reading, Upstream
 from meshagent.agent.names.server import Counts
 from meshagent.model.errors import MeshagentError
 from meshagent.observe import metrics
@@ -20,12 +22,12 @@ from meshagent.observe.pages import METRICS, Page, Pages, alive, ready_page
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """Where the numbers come from. ``guard``: its state, blocking; ``proxy_stats``: Envoy's, as Prometheus reads."""
+    """Where the numbers come from. ``guard``: its state, blocking; ``admin``: of the newest Envoy."""
 
     known: Callable[[], Awaitable[Known]]
     guard: Callable[[], dict[str, Any]]
     queries: Callable[[], Counts]
-    proxy_stats: Callable[[], Awaitable[bytes]]
+    admin: Callable[[], Admin]
     version: str
 
     def pages(self) -> Pages:
@@ -41,7 +43,10 @@ class Exposed:
         except MeshagentError:
             values.set(metrics.GUARD_UP, 0)
         try:
-            merged = await self.proxy_stats()
+            merged = await self.admin().prometheus()
+            endpoints = Reading()
+            await self.admin().clusters_text(endpoints.feed)
+            set_upstreams(values, endpoints.used())
         except MeshagentError:
             merged = b""
         values.set(metrics.PROXY_MERGED, bool(merged))
@@ -50,6 +55,30 @@ class Exposed:
     async def ready(self) -> Page:
         """Whether this host can serve the mesh now."""
         return ready_page(not_ready(await self.known()))
+
+
+_UPSTREAM_NUMBERS = {
+    "cx_total": metrics.UPSTREAM_CONNECTIONS,
+    "cx_active": metrics.UPSTREAM_ACTIVE,
+    "cx_connect_fail": metrics.UPSTREAM_CONNECT_FAILURES,
+    "rq_total": metrics.UPSTREAM_REQUESTS,
+    "rq_active": metrics.UPSTREAM_REQUESTS_ACTIVE,
+    "rq_error": metrics.UPSTREAM_ERRORS,
+}
+
+
+def set_upstreams(values: Metrics, found: Iterable[Upstream]) -> None:
+    """What each endpoint was used for."""
+    for each in found:
+        where = {
+            "direction": each.direction,
+            "service": each.host,
+            "port": str(each.port),
+            "endpoint": each.endpoint,
+        }
+        values.set(metrics.UPSTREAM_HEALTHY, each.healthy, **where)
+        for name, metric in _UPSTREAM_NUMBERS.items():
+            values.add(metric, each.numbers.get(name, 0), **where)  # two ways may lead to one endpoint
 
 
 def not_ready(known: Known) -> list[str]:

@@ -7,6 +7,9 @@ from enum import StrEnum
 PASSTHROUGH_CLUSTER = "PassthroughCluster"
 #: And the one that leads nowhere.
 BLACK_HOLE_CLUSTER = "BlackHoleCluster"
+#: Those that lead to the very address of this host that was dialled, by what is spoken there.
+INBOUND_PASSTHROUGH_CLUSTER = "InboundPassthroughCluster"
+INBOUND_PASSTHROUGH_CLUSTERS = tuple(f"{INBOUND_PASSTHROUGH_CLUSTER}{what}" for what in ("", "Http", "Http2"))
 
 
 class Door(StrEnum):

@@ -49,6 +49,28 @@ PROXY_RESTARTS = Metric("meshagent_proxy_restarts_total", Kind.COUNTER, "Deaths 
 PROXY_MERGED = Metric("meshagent_proxy_stats_merged", Kind.GAUGE, "1 when Envoy's own statistics follow")
 DNS_QUERIES = Metric("meshagent_dns_queries_total", Kind.COUNTER, "UDP questions by who answered", ("answered_by",))
 SERVICE_HEALTHY = Metric("meshagent_service_healthy", Kind.GAUGE, "1 while the service's check passes", ("service",))
+_UPSTREAM = ("direction", "service", "port", "endpoint")
+UPSTREAM_CONNECTIONS = Metric(
+    "meshagent_upstream_connections_total",
+    Kind.COUNTER,
+    "Connections of Envoy to an endpoint that was used",
+    _UPSTREAM,
+)
+UPSTREAM_ACTIVE = Metric("meshagent_upstream_connections_active", Kind.GAUGE, "Of these open now", _UPSTREAM)
+UPSTREAM_CONNECT_FAILURES = Metric(
+    "meshagent_upstream_connect_failures_total", Kind.COUNTER, "Of these that never came to be", _UPSTREAM
+)
+UPSTREAM_REQUESTS = Metric(
+    "meshagent_upstream_requests_total",
+    Kind.COUNTER,
+    "Requests to an endpoint; a connection through a tunnel is one",
+    _UPSTREAM,
+)
+UPSTREAM_REQUESTS_ACTIVE = Metric("meshagent_upstream_requests_active", Kind.GAUGE, "Of these open now", _UPSTREAM)
+UPSTREAM_ERRORS = Metric(
+    "meshagent_upstream_request_errors_total", Kind.COUNTER, "Of these answered with 5xx, or not at all", _UPSTREAM
+)
+UPSTREAM_HEALTHY = Metric("meshagent_upstream_healthy", Kind.GAUGE, "1 while the endpoint is called", _UPSTREAM)
 HUB_HOSTS = Metric("meshagent_hub_hosts", Kind.GAUGE, "Enrolled hosts")
 HUB_CONNECTED = Metric("meshagent_hub_hosts_connected", Kind.GAUGE, "Hosts with an open announcement stream")
 HUB_SERVICES = Metric("meshagent_hub_services", Kind.GAUGE, "Services of the mesh")

@@ -52,6 +52,27 @@ def test_a_host_tells_its_own_numbers_and_its_envoys_at_one_place(mesh: Mesh) ->
     assert samples(fetch(mesh.members["cache"], "/metrics")[1])['meshagent_service_healthy{service="cache"}'] == 1
 
 
+def test_both_ends_tell_what_a_service_was_used_for_by_endpoint(mesh: Mesh) -> None:
+    web, cache = mesh.members["web"], mesh.members["cache"]
+
+    def told(host: Host, name: str, direction: str, endpoint: str) -> float:
+        labels = f'direction="{direction}",service="cache.default.mesh.internal",port="6379",endpoint="{endpoint}"'
+        return samples(fetch(host, "/metrics")[1]).get(f"meshagent_upstream_{name}{{{labels}}}", 0)
+
+    ends = (web, "outbound", f"{cache.address}:15008"), (cache, "inbound", f"{cache.address}:6379")
+    before = [told(host, "requests_total", *where) for host, *where in ends]
+    with mesh.busy(web, "cache"):
+        for (host, *where), had in zip(ends, before, strict=True):
+            assert told(host, "requests_total", *where) == had + 1
+            assert told(host, "requests_active", *where) == told(host, "healthy", *where) == 1
+            assert told(host, "connect_failures_total", *where) == told(host, "request_errors_total", *where) == 0
+    for host, *where in ends:
+        wait_until(lambda: not told(host, "requests_active", *where), 10, "its end")  # noqa: B023
+    found = samples(fetch(web, "/metrics")[1])
+    assert found['envoy_listener_downstream_cx_total{envoy_listener_address="outbound"}'] > before[0]
+    assert samples(fetch(cache, "/metrics")[1])['envoy_listener_ssl_handshake{envoy_listener_address="inbound"}'] > 0
+
+
 def test_conditions_are_counted_by_code(mesh: Mesh) -> None:
     web = mesh.members["web"]
     web.meshagent("capture", "off")

@@ -8,7 +8,7 @@ import contextlib
 import json
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from meshagent.model.errors import MeshagentError
 #: The largest answer is ``/clusters`` of a mesh of 1,000 services, about 6 MB.
 MAX_BODY = 32 << 20
 MAX_HEAD = 64 << 10
+_PIECE = 64 << 10
 
 #: A healthy Envoy answers in a millisecond; its main thread is busy for half a second with 1,000 new clusters.
 TIMEOUT = 2.0
@@ -87,6 +88,10 @@ class Admin:
         """Every cluster with its hosts (``/clusters?format=json``, ``envoy.admin.v3.Clusters``)."""
         return _object(await self._call("GET", "/clusters?format=json"))
 
+    async def clusters_text(self, take: Callable[[bytes], None]) -> None:
+        """The same as lines, with the numbers of each host (``/clusters``), to ``take`` piece by piece."""
+        await self._call("GET", "/clusters", take=take)
+
     async def listeners(self) -> Mapping[str, Any]:
         """Active listeners (``/listeners?format=json``, ``envoy.admin.v3.Listeners``)."""
         return _object(await self._call("GET", "/listeners?format=json"))
@@ -113,10 +118,13 @@ class Admin:
         """From now on ``/ready`` says no."""
         await self._call("POST", "/healthcheck/fail")
 
-    async def _call(self, method: str, path: str, accept: tuple[int, ...] = (200,)) -> Answer:
+    async def _call(
+        self, method: str, path: str, accept: tuple[int, ...] = (200,), take: Callable[[bytes], None] | None = None
+    ) -> Answer:
+        """With ``take`` a chunked body goes there, not into the answer."""
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await self._exchange(method, path)
+                answer = await self._exchange(method, path, take)
         except TimeoutError as error:
             raise AdminError(f"did not answer within {self._timeout:g} s") from error
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
@@ -125,38 +133,44 @@ class Admin:
             raise AdminError(f"answered {answer.status} to {path.partition('?')[0]}")
         return answer
 
-    async def _exchange(self, method: str, path: str) -> Answer:
+    async def _exchange(self, method: str, path: str, take: Callable[[bytes], None] | None) -> Answer:
         reader, writer = await asyncio.open_unix_connection(self.path, limit=MAX_HEAD)
         try:
             length = "Content-Length: 0\r\n" if method == "POST" else ""
             writer.write(f"{method} {path} HTTP/1.1\r\nHost: admin\r\n{length}Connection: close\r\n\r\n".encode())
             await writer.drain()
-            return await _read_answer(reader)
+            return await _read_answer(reader, take)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> Answer:
+async def _read_answer(reader: asyncio.StreamReader, take: Callable[[bytes], None] | None) -> Answer:
     """RFC 9112: status line, headers, then a chunked body, one of a stated length, or all until the end."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     status = int(head[0].removeprefix("HTTP/1.1 ")[:3])
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        return Answer(status, await _read_chunks(reader))
+        body = bytearray()
+        await _read_chunks(reader, take or body.extend)
+        return Answer(status, bytes(body))
     if "content-length" in headers:
         return Answer(status, await reader.readexactly(_bounded(int(headers["content-length"]))))
-    body = await reader.read(MAX_BODY)
-    return Answer(status, body)
+    return Answer(status, await reader.read(MAX_BODY))
 
 
-async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
-    body = bytearray()
+async def _read_chunks(reader: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
+    read = 0
     while size := int((await reader.readline()).split(b";")[0], 16):
-        body += await reader.readexactly(_bounded(size + len(body)) - len(body))
+        read = _bounded(read + size)
+        while size:
+            piece = await reader.read(min(size, _PIECE))
+            if not piece:
+                raise asyncio.IncompleteReadError(b"", size)
+            size -= len(piece)
+            take(piece)
         await reader.readexactly(2)
-    return bytes(body)
 
 
 def _bounded(size: int) -> int:

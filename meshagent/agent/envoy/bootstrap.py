@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meshagent.model import stats
+from meshagent.model.doors import INBOUND_PASSTHROUGH_CLUSTERS, PASSTHROUGH_CLUSTER
 from meshagent.model.marks import PROXY_MARK
 
 Json = dict[str, Any]
@@ -22,29 +24,21 @@ SO_MARK = 36
 
 _TYPE = "type.googleapis.com/"
 
-#: What is counted. A proxy with 1,000 services has 120 numbers per cluster by default, 40 MB of names and values;
-#: these are the ones that ``status``, ``peers`` and the metrics endpoint show. Of a listener only what the suffixes
-#: name: there is one for each port of a service, and it would have 16 counters and two histograms more.
-STAT_PREFIXES = ("server.", "listener_manager.", "cluster_manager.", "control_plane.", "sds.", "http.", "overload.")
-STAT_SUFFIXES = (
-    ".upstream_cx_total",
-    ".upstream_cx_active",
-    ".upstream_cx_connect_fail",
-    ".upstream_cx_connect_timeout",
-    ".upstream_rq_total",
-    ".upstream_rq_active",
-    ".upstream_rq_5xx",
-    ".upstream_rq_pending_failure_eject",
-    ".membership_total",
-    ".membership_healthy",
-    ".ssl.handshake",
-    ".ssl.session_reused",
-    ".ssl.connection_error",
-    ".ssl.fail_verify_san",
-    ".ssl.fail_verify_error",
-    ".downstream_cx_total",
-    ".downstream_cx_active",
-    ".rbac.denied",
+#: What is counted: whole words of a name at its beginning, and nothing else. Those Envoy (1.40.0) tells without writing
+#: a name out; one suffix or pattern among them makes it write out each of the 100,000 that a start with 1,000 services
+#: comes by, 0.3 s. A name that is here to its end is a prefix, too.
+STAT_PREFIXES = (
+    "server",
+    "listener_manager",
+    "cluster_manager",
+    "control_plane",
+    "sds",
+    "overload",
+    *(f"cluster.{name}" for name in (PASSTHROUGH_CLUSTER, *INBOUND_PASSTHROUGH_CLUSTERS)),
+    *(f"{kind}.{stats.INBOUND}" for kind in ("listener", "http")),
+    *(f"{kind}.{name}" for kind in ("tcp", "http") for name in stats.SORTED),
+    *(f"listener.{stats.OUTBOUND}.{name}" for name in ("downstream_cx_total", "downstream_cx_active")),
+    *(f"http.{stats.OUTBOUND}.{name}" for name in ("downstream_rq_total", "downstream_rq_active", "downstream_rq_5xx")),
 )
 
 
@@ -191,4 +185,4 @@ def _mark() -> Json:
 
 
 def _stat_patterns() -> list[Json]:
-    return [{"prefix": prefix} for prefix in STAT_PREFIXES] + [{"suffix": suffix} for suffix in STAT_SUFFIXES]
+    return [{"prefix": f"{prefix}."} for prefix in STAT_PREFIXES]

@@ -26,6 +26,7 @@ from meshagent.hub.snapshot import naming, own_ports
 from meshagent.hub.snapshot.listeners import straight
 from meshagent.hub.snapshot.messages import packed, seconds, socket_address
 from meshagent.hub.snapshot.view import Scope, SortedPort
+from meshagent.model import stats
 from meshagent.model.doors import INBOUND_DOORS, PORT_DOORS, Door
 from meshagent.model.marks import CLIENT_SOURCE_MARK
 from meshagent.model.ports import BRIDGED, INBOUND
@@ -68,6 +69,7 @@ def _bridges(family: int) -> Listener:
     """
     return Listener(
         name=_name("virtualOutboundBridges", family),
+        stat_prefix=stats.OUTBOUND,
         address=socket_address(_ANY[family], BRIDGED),
         use_original_dst=BoolValue(value=True),
         traffic_direction=TrafficDirection.OUTBOUND,
@@ -90,6 +92,7 @@ def _inbound(door: Door, family: int, ports: Iterable[SortedPort], trust_domain:
     ports = tuple(ports)
     made = Listener(
         name=_name("virtualInbound" if transparent else "virtualInboundRedirect", family),
+        stat_prefix=stats.INBOUND,
         address=socket_address((_LOOPBACK if transparent else _ANY)[family], INBOUND),
         transparent=BoolValue(value=transparent),
         traffic_direction=TrafficDirection.INBOUND,

@@ -25,6 +25,7 @@ from meshagent.hub.snapshot.http_manager import accepts_old_http, http_filter, m
 from meshagent.hub.snapshot.messages import seconds, socket_address
 from meshagent.hub.snapshot.tls import server_socket
 from meshagent.hub.state import MeshPort, MeshService
+from meshagent.model import stats
 from meshagent.model.marks import CLIENT_SOURCE_MARK
 from meshagent.model.ports import HBONE, OUTBOUND
 
@@ -45,6 +46,7 @@ def virtual_outbound(family: int) -> Listener:
     """
     return Listener(
         name=naming.VIRTUAL_OUTBOUND if family == 4 else naming.VIRTUAL_OUTBOUND6,
+        stat_prefix=stats.OUTBOUND,
         address=socket_address("127.0.0.1" if family == 4 else "::1", OUTBOUND),
         use_original_dst=BoolValue(value=True),
         traffic_direction=TrafficDirection.OUTBOUND,
@@ -74,6 +76,7 @@ def outbound(service: MeshService, port: MeshPort) -> list[Listener]:
     return [
         Listener(
             name=naming.listener(first, port.number),
+            stat_prefix=stats.OUTBOUND,
             address=socket_address(first, port.number),
             additional_addresses=[AdditionalAddress(address=socket_address(each, port.number)) for each in others],
             bind_to_port=BoolValue(value=False),
@@ -88,7 +91,7 @@ def _tunnel(service: MeshService, port: MeshPort) -> Filter:
     """TCP as a CONNECT stream. The authority is the service's name: the host is not chosen yet when it is written."""
     name = naming.outbound(service.host, port.number)
     proxy = TcpProxy(
-        stat_prefix=name,
+        stat_prefix=stats.OUTBOUND,
         cluster=name,
         max_connect_attempts=UInt32Value(value=CONNECT_ATTEMPTS),
         backoff_options=BackoffStrategy(base_interval=seconds(0.1), max_interval=seconds(0.2)),
@@ -101,8 +104,7 @@ def _tunnel(service: MeshService, port: MeshPort) -> Filter:
 
 def _http_client(service: MeshService, port: MeshPort) -> Filter:
     """HTTP of any version from the application; routes by RDS, so that they change without touching a connection."""
-    name = naming.outbound(service.host, port.number)
-    config = manager(name, naming.http_route(service.host, port.number))
+    config = manager(stats.OUTBOUND, naming.http_route(service.host, port.number))
     config.http_protocol_options.CopyFrom(accepts_old_http(service.host))
     config.http2_protocol_options.allow_connect = True
     return network_filter("http_connection_manager", config)
@@ -123,6 +125,7 @@ def hbone(family: int, trust_domain: str) -> Listener:
     )
     return Listener(
         name=name,
+        stat_prefix=stats.INBOUND,
         address=socket_address("0.0.0.0" if family == 4 else "::", HBONE),  # noqa: S104 - peers come from everywhere
         traffic_direction=TrafficDirection.INBOUND,
         filter_chains=[chain],
@@ -138,7 +141,7 @@ def _say_when_the_application_was_not_reached() -> hcm.LocalReplyConfig:
 
 def _hbone_manager(name: str) -> hcm.HttpConnectionManager:
     """Only HTTP/2; the caller's identity replaces whatever XFCC it sent; refused unless a route's policy allows."""
-    config = manager(name, name, _server_filters())
+    config = manager(stats.INBOUND, name, _server_filters())
     config.codec_type = hcm.HttpConnectionManager.HTTP2
     config.http2_protocol_options.CopyFrom(server_options())
     config.upgrade_configs.add(upgrade_type="CONNECT")

@@ -4,12 +4,12 @@ They are part of the wire between hub and agent: the agent reads the mesh's addr
 """
 
 from meshagent.model.address import IPAddress
-from meshagent.model.doors import BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER
+from meshagent.model.doors import BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, PASSTHROUGH_CLUSTER
 from meshagent.model.service import ServiceProtocol
 
 BLACK_HOLE = BLACK_HOLE_CLUSTER
 PASSTHROUGH = PASSTHROUGH_CLUSTER
-INBOUND_PASSTHROUGH = "InboundPassthroughCluster"
+INBOUND_PASSTHROUGH = INBOUND_PASSTHROUGH_CLUSTER
 VIRTUAL_OUTBOUND = "virtualOutbound"
 VIRTUAL_OUTBOUND6 = "virtualOutbound6"
 HBONE = "hbone"

@@ -22,6 +22,7 @@ from meshagent.hub.snapshot.http_manager import accepts_old_http, manager, netwo
 from meshagent.hub.snapshot.messages import seconds
 from meshagent.hub.snapshot.tls import MESH_ALPN, sidecar_server_socket
 from meshagent.hub.snapshot.view import SortedPort
+from meshagent.model import stats
 
 
 def chains(port: SortedPort, trust_domain: str) -> Iterator[FilterChain]:
@@ -30,15 +31,18 @@ def chains(port: SortedPort, trust_domain: str) -> Iterator[FilterChain]:
     Other TLS needs a chain of its own: Envoy (1.40.0) doesn't go back to chains without a transport protocol once one
     with the right protocol was found, but to the default chain, which lets everything pass.
     """
+    inside = _http(port) if port.protocol.is_http else _tcp(port, stats.INBOUND_MUTUAL_TLS, naming.INBOUND_PASSTHROUGH)
     yield FilterChain(
         name=f"{port.port} mutual TLS",
         filter_chain_match=FilterChainMatch(
             destination_port=UInt32Value(value=port.port), transport_protocol="tls", application_protocols=MESH_ALPN
         ),
         transport_socket=sidecar_server_socket(trust_domain, http=port.protocol.is_http),
-        filters=[_http(port) if port.protocol.is_http else _tcp(port, "mutual_tls", naming.INBOUND_PASSTHROUGH)],
+        filters=[inside],
     )
-    verdict, cluster = ("plain", naming.INBOUND_PASSTHROUGH) if port.plain else ("refused", naming.BLACK_HOLE)
+    verdict, cluster = stats.INBOUND_REFUSED, naming.BLACK_HOLE
+    if port.plain:
+        verdict, cluster = stats.INBOUND_PLAIN, naming.INBOUND_PASSTHROUGH
     for name, transport in (("other TLS", "tls"), ("plain text", "")):
         yield FilterChain(
             name=f"{port.port} {name}",
@@ -58,7 +62,7 @@ def _tcp(port: SortedPort, what: str, cluster: str) -> Filter:
 
 def _http(port: SortedPort) -> Filter:
     """The caller's identity replaces whatever X-Forwarded-Client-Cert it sent."""
-    name = _stat(port, "mutual_tls")
+    name = _stat(port, stats.INBOUND_MUTUAL_TLS)
     config = manager(name, name)
     route = RouteAction(cluster=naming.inbound_passthrough(port.protocol), timeout=seconds(0))
     everything = VirtualHost(name=name, domains=["*"], routes=[Route(match=RouteMatch(prefix=""), route=route)])
@@ -72,4 +76,4 @@ def _http(port: SortedPort) -> Filter:
 
 
 def _stat(port: SortedPort, what: str) -> str:
-    return f"inbound_{port.port}_{what}"
+    return f"{what}.{port.port}"
