@@ -18,6 +18,9 @@ from meshagent.protocol.entry import Snapshot
 from meshagent.protocol.types import LDS
 from meshagent.runtime.latest import Latest
 
+#: It asks for its listeners, the last of what it needs, 0.4 s after the first answer with 1,000 services.
+_FEEDING_SECONDS = 1.0
+
 
 class LastKnown:
     """``relay`` serves what was on disk, ``restored``; ``identity`` is the newest set. Both are there once started."""
@@ -26,6 +29,7 @@ class LastKnown:
     restored: Snapshot
 
     def __init__(self, first: First) -> None:
+        self._proxy = first.proxy
         self._keystore, paths, gid = first.keystore, first.paths, first.footprint.gid
         self.cache = Cache(paths.state / "config.cache", first.clock, first.tracker)
         self.relay = Relay(self.cache, first.tracker, adapt=adapt.identity if ipv6_family() else adapt.without_ipv6)
@@ -52,6 +56,18 @@ class LastKnown:
             raise identity_damaged()
         return found
 
+    async def fed(self) -> None:
+        """Until Envoy was given all it needs to serve; not for long where it doesn't ask, or runs already.
+
+        Whatever else this process does meanwhile makes it wait for its answers.
+        """
+        if self._proxy.state.value.adopted:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FEEDING_SECONDS):
+                await self.relay.asked_for(LDS)
+
     async def read_ahead(self) -> None:
         """While Envoy takes in what it is served, read what others will want to know once it has."""
+        await self.relay.follow()
         await asyncio.to_thread(self.relay.taps.read_ahead, self.restored.get(LDS, {}))

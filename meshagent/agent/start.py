@@ -1,9 +1,9 @@
 """An agent's start and stop, told in order.
 
-A host that boots waits longest for its Envoy: 0.5 s from its start until it serves 1,000 services. So it is started
+A host that boots waits longest for its Envoy: 0.7 s from its start until it serves 1,000 services. So it is started
 before most of the agent is even loaded (``first.py``), is then served what was last known (``lastknown.py``), and all
-the rest is loaded and wired (``app.py``) while it takes that in. The stop takes nothing away: Envoy, guard and rules go
-on until the host leaves.
+the rest is loaded (``app.py``) while it takes that in, and wired once it has asked for all. The stop takes nothing
+away: Envoy, guard and rules go on until the host leaves.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ async def run_agent(paths: Paths) -> None:
         last_known = (await asyncio.to_thread(_load_last_known))(first)
         await last_known.start(down)
         agent_class, _ = await asyncio.gather(asyncio.to_thread(_load_agent), last_known.read_ahead())
+        await last_known.fed()
         agent = agent_class(first, last_known, stop)
         await agent.start(down)
         notify("READY=1")

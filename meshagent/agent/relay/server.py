@@ -39,6 +39,8 @@ class _EnvoyStream:
 
     def on_subscription(self, type_url: str, wildcard: bool, names: frozenset[str]) -> None:
         """Names are derived from the configuration itself (``references``), Envoy asks for nothing else."""
+        del wildcard, names
+        self._relay.asked(type_url)
 
     async def close(self) -> None:
         self._closed(self)

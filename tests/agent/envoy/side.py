@@ -95,6 +95,7 @@ class Side:
     async def running(self) -> AsyncIterator["Side"]:
         """Until left; Envoy goes on."""
         self.subscriber.restore(self.relay.restore())
+        await self.relay.follow()
         await self.sds.start(self.identity)
         await self.ads.start()
         tasks = [asyncio.create_task(part.run()) for part in (self.session, self.relay, self.proxy)]
