@@ -17,8 +17,8 @@ from meshagent.guard.elements import Change
 from meshagent.guard.state import Ruleset
 from meshagent.model.address import MeshAddress
 
-#: Addresses compared in one go while looking for where two lists begin to differ.
-_STRIDE = 256
+#: Addresses compared in one go while looking for where two lists begin to differ, coarse to fine.
+_STRIDES = (256, 16, 1)
 
 _NOT_IN_RULES = {"virtual", "claimed", "unserved", "spared", "refused", "waiting"}
 _rules_of = attrgetter(*(each.name for each in fields(Intent) if each.name not in _NOT_IN_RULES))
@@ -60,10 +60,9 @@ def _same_rules(before: Intent, after: Intent) -> bool:
 
 def _change(before: Sequence[MeshAddress], after: Sequence[MeshAddress]) -> Change | None:
     """Both are sorted, and an address that stayed is mostly the same object: only the middle is looked at closely."""
-    start = _common(before, after)
-    before, after = before[start:], after[start:]
-    end = _common(before[::-1], after[::-1])
-    gone, come = set(before[: len(before) - end]), set(after[: len(after) - end])
+    start = _beginning(before, after)
+    end = _ending(before, after, min(len(before), len(after)) - start)
+    gone, come = set(before[start : len(before) - end]), set(after[start : len(after) - end])
     if gone == come:
         return None
     return Change(add=_packed(come - gone), delete=_packed(gone - come))
@@ -73,12 +72,22 @@ def _packed(addresses: set[MeshAddress]) -> bytes:
     return b"".join(sorted(map(nft.packed, addresses)))
 
 
-def _common(one: Sequence[MeshAddress], other: Sequence[MeshAddress]) -> int:
+def _beginning(one: Sequence[MeshAddress], other: Sequence[MeshAddress]) -> int:
     """How many addresses both begin with."""
-    length = min(len(one), len(other))
-    found = 0
-    while found < length and one[found : found + _STRIDE] == other[found : found + _STRIDE]:
-        found += _STRIDE
-    while found < length and one[found] == other[found]:
-        found += 1
-    return min(found, length)
+    length, found = min(len(one), len(other)), 0
+    for stride in _STRIDES:
+        while found + stride <= length and one[found : found + stride] == other[found : found + stride]:
+            found += stride
+    return found
+
+
+def _ending(one: Sequence[MeshAddress], other: Sequence[MeshAddress], length: int) -> int:
+    """How many addresses both end with, of the last ``length``."""
+    ones, others, found = len(one), len(other), 0
+    for stride in _STRIDES:
+        while found + stride <= length:
+            low, high = found + stride, found
+            if one[ones - low : ones - high] != other[others - low : others - high]:
+                break
+            found = low
+    return found
