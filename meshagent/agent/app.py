@@ -225,6 +225,7 @@ class Agent:
             self.identity,
             self.clock,
             own=self.here.addresses,
+            first=self.session.state,
             heard_time=self.hub_clock.heard,
         )
         self.speaker = Speaker(self.announcing, self.announcer, message, self.declared.services)

@@ -26,6 +26,10 @@ PeerOf = Callable[[str], Peer | None]
 #: Requests of ours are small: a CSR, an announcement of 1,000 services, a subscription of 100,000 names (8 MiB).
 MAX_REQUEST = 8 << 20
 
+#: Calls that may wait until the event loop takes them. By default gRPC (1.85) cancels some from 1,000 on, such as those
+#: of a fleet that comes back with two streams each; connections are bounded where they come in.
+MAX_WAITING = 10_000
+
 #: What ``context.read()`` gives when the client will send no more.
 EOF: Any = vars(grpc.aio)["EOF"]
 
@@ -63,6 +67,8 @@ def new_server() -> Server:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", 64),
             ("grpc.max_metadata_size", 16 << 10),
+            ("grpc.server.max_pending_requests", MAX_WAITING),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_WAITING),
             ("grpc.keepalive_time_ms", 5_000),
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),

@@ -29,6 +29,8 @@ from meshagent.transport.pipe import Pipe
 #: A loopback port is not used again for this long, so that a call of its last owner which gRPC has not dispatched
 #: yet can never be taken for the next owner's.
 _QUARANTINE = 30.0
+#: Seconds without the end of a handshake after which no more are let wait for theirs.
+_QUEUED = 1.0
 _LOOPBACK = "127.0.0.1"
 #: x509_vfy.h; Python's ssl has no name for it.
 _X509_V_FLAG_NO_CHECK_TIME = 0x200000
@@ -85,6 +87,7 @@ class TlsFront:
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending = 0
+        self._progress, self._ended = 0.0, asyncio.Event()  # when a handshake began or ended last
         self._peers: dict[int, Peer] = {}
         self._released: deque[tuple[float, int]] = deque()
         self._pipes: dict[int, Pipe] = {}  # the outer end of each, by loopback port
@@ -146,11 +149,23 @@ class TlsFront:
                 await asyncio.sleep(0.1)
                 continue
             source = str(remote[0]).partition("%")[0]
+            await self._room()
             if self._full() or not self._rate.allow(source, loop.time()):
                 connection.close()
                 continue
             self._pending += 1
+            self._progress = loop.time()
             self._spawn(self._serve(connection, source))
+            await asyncio.sleep(0)  # those before it go on: a whole fleet may wait in the kernel's queue
+
+    async def _room(self) -> None:
+        """Until one more handshake may begin, as long as others end: a fleet that comes back waits in the kernel's
+        queue and gets its turn; strangers who begin handshakes and say nothing hold it up for a second."""
+        with contextlib.suppress(TimeoutError):
+            while self._pending >= self._limits.pending:
+                self._ended.clear()
+                async with asyncio.timeout_at(self._progress + _QUEUED):
+                    await self._ended.wait()
 
     def _full(self) -> bool:
         return self._pending >= self._limits.pending or self.connections >= self._limits.connections
@@ -172,6 +187,8 @@ class TlsFront:
             log.debug("connection refused", source=source, reason=getattr(error, "reason", None) or str(error))
         finally:
             self._pending -= 1
+            self._progress = asyncio.get_running_loop().time()
+            self._ended.set()
 
     async def _join(self, outer: asyncio.Transport, pipe: "Pipe", source: str) -> None:
         tls = outer.get_extra_info("ssl_object")

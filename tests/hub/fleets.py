@@ -134,7 +134,7 @@ class RealAgent:
         dialer, clock, known = Dialer(f"hub.{_DOMAIN}", patience=ALONE_SECONDS), SystemClock(), Latest(identity)
         hubs = [self.fleet.hub]
         self.session = Session(self.subscriber, self._judge, self.wanted, dialer.ads, hubs, known, clock)
-        self.announcer = Announcer(self.message, dialer.announce, hubs, known, clock)
+        self.announcer = Announcer(self.message, dialer.announce, hubs, known, clock, first=self.session.state)
         self.heard: dict[str, float] = {}
         self.answered: tuple[int, frozenset[str]] = (0, frozenset())  # a stream, and types the hub has spoken of on it
 

@@ -181,6 +181,43 @@ def test_more_connections_than_allowed_are_closed() -> None:
     asyncio.run(scenario())
 
 
+def test_a_fleet_that_comes_at_once_is_let_in_one_after_the_other() -> None:
+    async def scenario() -> None:
+        async with hub(HANDLERS, Limits(pending=4)) as running:
+            address = ("127.0.0.1", running.front.addresses[0].port)
+            context = ssl.create_default_context(cadata=running.authority.root_pem)
+            context.set_alpn_protocols(["h2"])
+            waiting = [socket.create_connection(address) for _ in range(60)]  # all in the kernel's queue
+            opening = (
+                asyncio.open_connection(sock=each, ssl=context, server_hostname="hub.mesh.internal") for each in waiting
+            )
+            opened = await asyncio.wait_for(asyncio.gather(*opening), 60)
+            async with running.channel() as channel:
+                await ask(channel)
+            assert not any(reader.at_eof() for reader, _ in opened)
+            for _, writer in opened:
+                writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_strangers_that_begin_a_handshake_and_say_nothing_hold_nobody_up_for_long() -> None:
+    async def scenario() -> None:
+        async with hub(HANDLERS, Limits(pending=2, handshake_timeout=60)) as running:
+            port = running.front.addresses[0].port
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            for _ in range(5):  # refused: they may ask elsewhere
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+                writer.close()
+            silent[0][1].close()
+            async with running.channel() as channel:
+                await ask(channel)
+            silent[1][1].close()
+
+    asyncio.run(scenario())
+
+
 def test_big_messages_pass_in_both_directions_quickly() -> None:
     async def scenario() -> float:
         async with hub(HANDLERS) as running, running.channel() as channel:

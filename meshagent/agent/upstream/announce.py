@@ -3,9 +3,14 @@
 The lease lives as long as the stream. The whole announcement is sent when the stream opens and again on every change;
 ``goodbye`` takes the host out of discovery before it stops serving. Generations grow over streams, so that a late
 message of an old stream never wins.
+
+While the host has no stream for its configuration either, this one leaves it to that to find the control plane, and
+follows at once, on the same connection: a thousand hosts that lost their hub ask for it half as often, and each of them
+has both as soon as it has one.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -43,7 +48,8 @@ AnnounceDial = Callable[[HostPort, Identity], AbstractAsyncContextManager[Announ
 class Announcer:
     """Runs until cancelled. ``result`` is the hub's newest answer (None before), ``state`` how the stream is doing.
 
-    ``own``: this host's addresses; the stream is opened anew when one of them goes.
+    ``own``: this host's addresses; the stream is opened anew when one of them goes. ``first``: the state of the stream
+    that goes first; without one this goes by itself.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Announcer:
         clock: Clock,
         *,
         own: Latest[tuple[IPAddress, ...]] | None = None,
+        first: Latest[UpstreamState] | None = None,
         heard_time: Callable[[int], None] = lambda unix_ms: None,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -67,6 +74,8 @@ class Announcer:
         self._clock = clock
         self._heard_time = heard_time
         self._own: Latest[tuple[IPAddress, ...]] = own if own is not None else Latest(())
+        self._first: Latest[UpstreamState] = first if first is not None else Latest(UpstreamState())
+        self._follows = first is not None
         self._dice = dice
         # Milliseconds since 1970: grows over restarts of the agent without a file; the hub fences by boot id first.
         self._generation = int(clock.now().timestamp() * 1000)
@@ -78,14 +87,14 @@ class Announcer:
         """Addresses in order, again and again; ends after ``goodbye``."""
         failures = 0
         while not self._leaving.is_set():
-            served = False
+            served, known = False, self._first.version
             for address in self._addresses:
                 served = await self._try(address)
                 if served or self._leaving.is_set():
                     break
             failures = 0 if served else failures + 1
             if not self._leaving.is_set():
-                await asyncio.sleep(backoff.wait(failures, self._dice()))
+                await self._pause(failures, known)
 
     async def goodbye(self, patience: float = GOODBYE_PATIENCE, *, for_good: bool = False) -> bool:
         """Leave discovery now; True when the hub confirmed. ``run`` ends; a hub that is away is not waited for.
@@ -104,6 +113,17 @@ class Announcer:
         except TimeoutError:
             return False
         return True
+
+    async def _pause(self, failures: int, known: int) -> None:
+        """Until it is worth another try; ``known``: the version of the first stream's state before the last one."""
+        first = self._first
+        alone = not self._follows or (first.value.connected and first.version == known)
+        seconds = backoff.wait(failures, self._dice()) if alone else backoff.behind(self._dice())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while first.version == known or not first.value.connected:
+                    known = first.version
+                    await first.newer(known)
 
     async def _try(self, address: HostPort) -> bool:
         error = ""

@@ -18,3 +18,8 @@ def wait(failures: int, dice: float) -> float:
         return ROUTINE_SPREAD * dice
     full = min(LONGEST, FIRST * float(1 << min(failures - 1, 10)))
     return full * (0.5 + dice / 2)
+
+
+def behind(dice: float) -> float:
+    """Seconds that a second stream leaves the attempts to the first; ``dice`` in [0, 1)."""
+    return LONGEST * (0.5 + dice / 2)

@@ -12,6 +12,7 @@ from meshagent.agent.upstream.announce import Announcer
 from meshagent.agent.upstream.dial import Dialer
 from meshagent.agent.upstream.session import Session
 from meshagent.agent.upstream.signer import Signer
+from meshagent.agent.upstream.state import UpstreamState
 from meshagent.model.address import HostPort
 from meshagent.model.errors import MeshagentError
 from meshagent.model.identity import Identity
@@ -215,6 +216,38 @@ def test_the_announcement_is_sent_again_when_it_changes_and_goodbye_is_confirmed
             assert [m.goodbye for m in heard] == [False, False, True]
             assert sorted({m.generation for m in heard}) == [m.generation for m in heard]
             assert times == [42, 42, 42]
+
+    asyncio.run(story())
+
+
+def test_the_announcement_leaves_it_to_the_first_stream_to_find_the_hub_and_follows_it_at_once() -> None:
+    async def story() -> None:
+        tried: list[float] = []
+
+        async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tried.append(asyncio.get_running_loop().time())
+            writer.close()
+
+        async with hub([]) as running:
+            identity = Latest(fresh_identity(running.authority))
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        where = [HostPort("127.0.0.1", server.sockets[0].getsockname()[1])]
+        first: Latest[UpstreamState] = Latest(UpstreamState())
+        dial = Dialer(NAME).announce
+        announcer = Announcer(Latest(Announcement()), dial, where, identity, SystemClock(), first=first)
+        task = asyncio.create_task(announcer.run())
+        await eventually(lambda: announcer.state.value.last_error)
+        many = len(tried)
+        await asyncio.sleep(1.5)  # by itself it would have tried twice meanwhile
+        assert len(tried) == many
+        first.set(UpstreamState(connected=True))
+        await eventually(lambda: len(tried) > many, 2)
+        first.set(UpstreamState(connected=True, violation="now it is there and this one isn't: its own backoff"))
+        many = len(tried)
+        await eventually(lambda: len(tried) > many, 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        server.close()
 
     asyncio.run(story())
 
