@@ -4,19 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from meshagent.cli.context import settings
+from meshagent.cli.straight import enrolled
 from meshagent.model.errors import ExitCode, MeshagentError, NotEnrolledError
 from meshagent.model.paths import Paths
 from meshagent.transport.local import MAX_HUB_REQUEST, MAX_REQUEST, call
-
-
-def enrolled(paths: Paths) -> bool:
-    """True when this root holds an enrolment. Raises ``MeshagentError`` when it may not be looked at."""
-    try:
-        return paths.enrolment.exists()
-    except PermissionError:
-        raise MeshagentError(
-            "not-root", f"{paths.state} may only be read by root", hint="run the command as root"
-        ) from None
 
 
 def call_agent(method: str, timeout: float = 10.0, **params: object) -> dict[str, Any]:

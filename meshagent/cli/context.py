@@ -5,15 +5,14 @@ the setting on the outermost context.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 
+from meshagent.cli.straight import paths_below
 from meshagent.model.errors import ExitCode, MeshagentError
 from meshagent.model.paths import Paths
 
@@ -30,7 +29,7 @@ class Settings:
     @property
     def paths(self) -> Paths:
         """The files below the chosen root (``MESHAGENT_ROOT`` when no ``--root`` was given)."""
-        return Paths(Path(self.root or os.environ.get("MESHAGENT_ROOT", "") or "/").absolute())
+        return paths_below(self.root)
 
     @property
     def json(self) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from meshagent.cli import render
-from meshagent.cli.calls import call_agent, enrolled, start_hint
+from meshagent.cli.calls import call_agent, start_hint
 from meshagent.cli.context import emit, progress, settings, shared_options
 from meshagent.cli.plan import POSTURES, accept_option, make, refuse
 from meshagent.cli.status import duration, left
+from meshagent.cli.straight import enrolled
 from meshagent.machine.users import require_root
 from meshagent.model.errors import MeshagentError, UsageError
 from meshagent.model.ports import CONTROL_PLANE

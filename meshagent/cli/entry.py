@@ -15,14 +15,23 @@ def main() -> None:
         print(f"meshagent {__version__}")
         sys.exit(0)
     try:
-        from meshagent.cli.main import run
-    except KeyboardInterrupt:  # Ctrl-C while 0.2 s of modules load: what run() would say and return
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:  # Ctrl-C while 0.2 s of modules load: what it would say and return
         print("meshagent: interrupted", file=sys.stderr)
         _end_interrupted()
-    code = run(sys.argv[1:])
     if code == _INTERRUPTED:
         _end_interrupted()
     sys.exit(code)
+
+
+def _run(argv: list[str]) -> int:
+    from meshagent.cli import straight
+
+    if (root := straight.root_of(argv)) is not None:
+        return straight.run(root)
+    from meshagent.cli.main import run
+
+    return run(argv)
 
 
 def _end_interrupted() -> None:

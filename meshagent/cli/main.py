@@ -5,6 +5,7 @@ import importlib
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -64,23 +65,31 @@ def run(argv: list[str]) -> int:
         result: Any = root.main(args=argv, prog_name="meshagent", standalone_mode=False, obj=chosen)
         sys.stdout.flush()  # here, where a full disk is still an error with a name
         return int(result) if isinstance(result, int) else ExitCode.OK
+    except BaseException as error:
+        return explained(error, lambda: chosen.json or _asks_for_json(argv))
+
+
+def explained(error: BaseException, as_json: Callable[[], bool] = lambda: False) -> int:
+    """Tells how a command ended; returns the exit code. Raises what only ends the process (``SystemExit``)."""
+    try:
+        raise error
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
     except click.ClickException as error:
-        return report(_usage(error), chosen.json or _asks_for_json(argv))
+        return report(_usage(error), as_json())
     except (click.Abort, KeyboardInterrupt):
-        return report(MeshagentError("interrupted", "interrupted", exit_code=ExitCode.INTERRUPTED), chosen.json)
+        return report(MeshagentError("interrupted", "interrupted", exit_code=ExitCode.INTERRUPTED), as_json())
     except BrokenPipeError:
         # The reader (head, less) went away: no more output is wanted, also none from the interpreter's own flush.
         _discard_output()
         return ExitCode.FAILED
     except MeshagentError as error:
         _show_traceback()
-        return report(error, chosen.json)
+        return report(error, as_json())
     except Exception as error:  # the last line of defence: a person never sees a traceback
         _show_traceback()
-        return report(_unexpected(error), chosen.json)
+        return report(_unexpected(error), as_json())
 
 
 def _asks_for_json(argv: list[str]) -> bool:

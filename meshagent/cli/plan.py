@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshagent.cli import render
-from meshagent.cli.calls import call_agent, enrolled
+from meshagent.cli.calls import call_agent
 from meshagent.cli.context import emit, settings, shared_options
+from meshagent.cli.straight import enrolled
 from meshagent.model.errors import MeshagentError
 from meshagent.model.posture import Posture
 

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from meshagent.cli import render
-from meshagent.cli.calls import call_agent, enrolled
+from meshagent.cli.calls import call_agent
 from meshagent.cli.context import emit, progress, settings, shared_options
+from meshagent.cli.straight import enrolled
 from meshagent.model.errors import ExitCode, NotEnrolledError
 
 #: The next epoch may take 30 s until it serves; it takes 0.1.

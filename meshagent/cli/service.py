@@ -3,9 +3,10 @@
 import click
 
 from meshagent.cli import render
-from meshagent.cli.calls import call_agent, enrolled
+from meshagent.cli.calls import call_agent
 from meshagent.cli.context import emit, settings, shared_options
 from meshagent.cli.plan import accept_option
+from meshagent.cli.straight import enrolled
 from meshagent.model.service import ServiceProtocol
 
 
