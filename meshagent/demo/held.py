@@ -122,7 +122,8 @@ def still_the_same(world: World) -> int:
     check(not held.broken, f"the busy connection broke: {held.broken}")
     listed = world.run(world.cache, "redis-cli", "client", "list").splitlines()
     for connection in held.all:
-        check(any(line.startswith(f"{connection.key} ") for line in listed), f"{connection.name} is gone from Redis")
+        there = any(line.startswith(f"{connection.key} ") for line in listed)
+        check(there, f"{connection.name} ({connection.key}) is gone from Redis, which lists {listed}")
         now = (connection.socket.getsockname()[:2], connection.socket.getpeername()[:2])
         check(now == connection.addresses, f"{connection.name} was {connection.addresses}, is {now}")
     _hears(world, held.subscribed)

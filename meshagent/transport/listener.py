@@ -149,8 +149,10 @@ class TlsFront:
                 await asyncio.sleep(0.1)
                 continue
             source = str(remote[0]).partition("%")[0]
-            await self._room()
-            if self._full() or not self._rate.allow(source, loop.time()):
+            allowed = self._rate.allow(source, loop.time())
+            if allowed:
+                await self._room()
+            if not allowed or self._full():
                 connection.close()
                 continue
             self._pending += 1
