@@ -123,7 +123,7 @@ def still_the_same(world: World) -> int:
     listed = world.run(world.cache, "redis-cli", "client", "list").splitlines()
     for connection in held.all:
         there = any(line.startswith(f"{connection.key} ") for line in listed)
-        check(there, f"{connection.name} ({connection.key}) is gone from Redis, which lists {listed}")
+        check(there, f"{connection.name} is gone from Redis, {connection.key} is not in {listed}")
         now = (connection.socket.getsockname()[:2], connection.socket.getpeername()[:2])
         check(now == connection.addresses, f"{connection.name} was {connection.addresses}, is {now}")
     _hears(world, held.subscribed)
