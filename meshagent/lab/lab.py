@@ -61,7 +61,8 @@ class Lab:
         self.directory = _BASE / self.name
         self.hosts: dict[str, Host] = {}
         self.programs: list[Program] = []
-        self._net4 = IPv4Address(f"10.{1 + int(token, 16) % 250}.0.0")
+        # 10.100 to 10.199: what a test writes down as an address elsewhere is outside
+        self._net4 = IPv4Address(f"10.{100 + int(token, 16) % 100}.0.0")
         self._net6 = IPv6Address(f"fd6d:61{token[:2]}:{token[2:]}::")
         self._next = 10
         self._switch: netns.Namespaces | None = None
