@@ -1,5 +1,5 @@
 """The agent, started without the library that reads command lines: a host that boots waits for its Envoy, which the
-agent starts, and 45 ms of that and 2 MB for as long as it runs would be the library's.
+agent starts, and 25 ms of that and 1 MB for as long as it runs would be the library's.
 
 Only for the plain forms that a service manager uses; every other way to write it goes by the command line as usual, and
 means the same.
