@@ -7,15 +7,17 @@ from meshagent.agent.envoy.admin import Admin, AdminError
 from meshagent.agent.envoy.epochs import STARTING_SECONDS, Listening, Verdict, judge_silence
 from meshagent.runtime.clock import Clock
 
+#: Gauges, each above zero once workers run, and clusters and listeners were taken: a version is a hash, set by the
+#: first update that Envoy doesn't refuse.
 _STATS = (
     "listener_manager.workers_started",
-    "cluster_manager.cds.update_success",
-    "listener_manager.lds.update_success",
+    "cluster_manager.cds.version",
+    "listener_manager.lds.version",
 )
 _SHEDDING = "overload.envoy.overload_actions.stop_accepting_connections.active"
 
 #: Once it is ready its numbers are asked for so often. For the few that match, Envoy looks through what each service
-#: may count, in the thread that takes configuration: with 1,000 services 15 ms (1.40.0), more than all else it does.
+#: may count, in the thread that takes configuration: with 1,000 services 4 to 6 ms (1.40.0).
 COUNT_SECONDS = 10.0
 
 
@@ -53,7 +55,7 @@ class Looker:
         now = self._clock.monotonic()
         if not self._counted.ready or now >= self._count_at:
             names = "|".join(name.replace(".", "\\.") for name in (*_STATS, _SHEDDING))
-            found = await self._admin.stats(f"^({names})$")
+            found = await self._admin.stats(f"^({names})$", kind="Gauges")
             self._count_at = now + COUNT_SECONDS
             self._counted = Look(all(found.get(name, 0) > 0 for name in _STATS), found.get(_SHEDDING, 0) > 0)
         return self._counted
