@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ spec:
 """
 #: An agent is as big as it stays when it has run for ten seconds (meshagent/runtime/resident.py).
 _START_SECONDS = 13.0
+#: And it starts from what an agent left that had come to rest.
+_SETTLED_SECONDS = 5.0
 #: Accepts, answers with its port, closes.
 _SERVER = """
 import socket, sys
@@ -45,6 +47,26 @@ while True:
     with listening.accept()[0] as client:
         client.sendall(sys.argv[1].encode())
 """
+#: An application that dials again and again: says each new answer (0: none) and when (CLOCK_MONOTONIC). It sleeps in
+#: between, because whoever is measured has the same cores.
+_CLIENT = """
+import json, socket, sys, time
+address, port, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+last = None
+while True:
+    with socket.socket() as server:
+        server.settimeout(1)
+        try:
+            server.connect((address, port))
+            answer = int(server.recv(64) or 0)
+        except OSError:
+            answer = 0
+    if answer != last:
+        last = answer
+        print(json.dumps({"answer": answer, "at": time.monotonic()}), flush=True)
+    time.sleep(pause)
+"""
+_PAUSE = 0.003
 
 
 def measure(lab: Lab, services: int, changes: int, starts: int, idle_seconds: float) -> Iterator[Sample]:
@@ -122,25 +144,43 @@ def _change(host: Host, address: str, others: Program) -> float:
     """Milliseconds from saying the change to the hub until a connection from the host goes by it."""
     moves = len(_told(others, "moved"))
     assert others.popen.stdin is not None
-    was = _answer(host, address)
-    others.popen.stdin.write(b"\n")
-    others.popen.stdin.flush()
-    deadline = time.monotonic() + 30
-    while _answer(host, address) == was:
-        assert time.monotonic() < deadline, "the change was not served"
-    served = time.monotonic()
+    with _client(host, address) as answers:
+        was = answers()[-1][0]
+        others.popen.stdin.write(b"\n")
+        others.popen.stdin.flush()
+        wait_until(lambda: answers()[-1][0] not in (0, was), timeout=30, what="the change served", interval=0.02)
+        served = answers()[-1][1]
     wait_until(lambda: len(_told(others, "moved")) > moves, what="the change told", interval=0.01)
     return float((served - _told(others, "moved")[-1][1]) * 1e3)
 
 
+@contextlib.contextmanager
+def _client(host: Host, address: str) -> Iterator[Callable[[], list[tuple[int, float]]]]:
+    """A running ``_CLIENT``: gives (answer, when) of each change so far, at least one."""
+    client = host.popen([sys.executable, "-c", _CLIENT, address, "8080", str(_PAUSE)], log="client")
+
+    def answers() -> list[tuple[int, float]]:
+        lines = [json.loads(line) for line in client.text().splitlines() if line.endswith("}")]
+        return [(line["answer"], line["at"]) for line in lines]
+
+    wait_until(answers, what="a first answer", interval=0.01)
+    try:
+        yield answers
+    finally:
+        client.stop()
+
+
 def _cold(host: Host, address: str, agent: Program) -> tuple[Program, float]:
     """Seconds from the start of an agent, with neither hub nor Envoy there, until it serves what was last known."""
+    time.sleep(_SETTLED_SECONDS)
     proxy = psutil.Process(int(host.meshagent_json("status")["proxy"]["pid"]))
     agent.popen.kill()
     agent.popen.wait(10)
     proxy.kill()
     wait_until(lambda: not proxy.is_running() or proxy.status() == psutil.STATUS_ZOMBIE, what="Envoy to be gone")
-    agent = host.start_meshagent("run", log="agent")
-    began = time.monotonic()  # it executes now; to fork this process takes 40 ms before
-    wait_until(lambda: _answer(host, address), timeout=60, what="the last known state served", interval=0.005)
-    return agent, time.monotonic() - began
+    with _client(host, address) as answers:
+        assert answers()[-1][0] == 0, "somebody answers without a proxy"
+        agent = host.start_meshagent("run", log="agent")
+        began = time.monotonic()  # it executes now; to fork this process takes 40 ms before
+        wait_until(lambda: answers()[-1][0], timeout=60, what="the last known state served", interval=0.05)
+        return agent, answers()[-1][1] - began
