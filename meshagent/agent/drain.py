@@ -1,6 +1,5 @@
 """Connections through the proxy that outlast the drain: who they belong to, so that closing them is never silent."""
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 
 from meshagent.agent.envoy import ending
 from meshagent.agent.envoy.record import Records
-from meshagent.machine import sockets
 from meshagent.machine.sockets import Connection
 from meshagent.model.paths import Paths
 from meshagent.model.ports import HBONE, OUTBOUND
@@ -34,8 +32,8 @@ async def end_proxy(paths: Paths, grace: float, progress: Callable[[str], None])
     """End the proxy after at most ``grace`` seconds; ``progress`` hears how many connections are still in use."""
     record = Records(paths).load()
     watch = _Watch([handle.pid for handle in record.handles()] if record is not None else [], progress)
-    if watch.pids:
-        watch(await asyncio.to_thread(sockets.connections), grace)
+    if watch.pids and (found := await ending.connected()) is not None:
+        watch(found, grace)
     connections, began = watch.count, time.monotonic()
     ran = await ending.end(paths, grace=grace, watch=watch)
     took = time.monotonic() - began

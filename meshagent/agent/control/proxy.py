@@ -1,14 +1,12 @@
 """What the control socket answers about the proxy: what supervises it knows, and the hot restart."""
 
-import asyncio
 from typing import Any
 
 from meshagent.agent.control.status import rfc3339
 from meshagent.agent.envoy.admin import AdminError
-from meshagent.agent.envoy.ending import in_use
+from meshagent.agent.envoy.ending import connected, in_use
 from meshagent.agent.envoy.process import Proxy
 from meshagent.agent.envoy.state import Parent, ProxyState
-from meshagent.machine import sockets
 from meshagent.transport.local_server import Method
 
 
@@ -35,10 +33,10 @@ class ProxyMethods:
             found = await self._proxy.admin.stats(_STATS)
         except AdminError:
             return _NOTHING
-        open_now = await asyncio.to_thread(sockets.connections)
+        open_now = await connected()
         return {
             "uptime": found.get("server.uptime"),
-            "connections": in_use(open_now, self._proxy.state.value.pid),
+            "connections": None if open_now is None else in_use(open_now, self._proxy.state.value.pid),
             "memory_allocated": found.get("server.memory_allocated"),
             "memory_reserved": found.get("server.memory_heap_size"),
         }

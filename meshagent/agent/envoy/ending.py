@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from meshagent.agent.envoy import farewell, handover
 from meshagent.agent.envoy.admin import Admin, AdminError
 from meshagent.agent.envoy.record import Record, Records
@@ -21,6 +23,8 @@ from meshagent.machine.sockets import Connection
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
 from meshagent.model.ports import HBONE
+
+log = structlog.get_logger()
 
 #: Seconds between looks whether the last connection has ended; one takes 15 ms.
 _LOOK = 0.15
@@ -86,12 +90,11 @@ async def _drain(paths: Paths, record: Record, running: list[Handle], grace: flo
     told, shown = False, 0.0
     _let_idle_ones_go(paths, record)
     while (left := grace - (time.monotonic() - began)) > 0 and any(services.alive(handle) for handle in running):
-        found = await asyncio.to_thread(sockets.connections)
-        now = time.monotonic()
-        if watch is not None and now - shown >= _SHOW:
+        found, now = await connected(), time.monotonic()
+        if watch is not None and found is not None and now - shown >= _SHOW:
             watch(found, left)
             shown = now
-        if any(in_use(found, handle.pid) for handle in running):
+        if found is None or any(in_use(found, handle.pid) for handle in running):
             used = now
         elif now - used >= _patience(found, running, told=told):
             return
@@ -118,6 +121,18 @@ async def _tell(admin: Admin) -> bool:
 def _let_idle_ones_go(paths: Paths, record: Record) -> None:
     with contextlib.suppress(MeshagentError):  # a full disk must keep nobody in the mesh
         farewell.write(paths, record.base_id, record.epoch, go=True)
+
+
+async def connected() -> tuple[Connection, ...] | None:
+    """All connections of this network; None while the kernel doesn't tell (no memory, no descriptor left).
+
+    Who isn't told takes every connection for one in use.
+    """
+    try:
+        return await asyncio.to_thread(sockets.connections)
+    except MeshagentError as error:
+        log.warning("connections are not known", code=error.code, error=error.message)
+        return None
 
 
 def in_use(found: Iterable[Connection], pid: int) -> int:

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 import structlog
 
 from meshagent.agent.envoy import farewell, handover
-from meshagent.agent.envoy.ending import admin_socket, in_use
+from meshagent.agent.envoy.ending import admin_socket, connected, in_use
 from meshagent.agent.envoy.launch import PARENT_SECONDS
 from meshagent.agent.envoy.record import Older, Records
 from meshagent.agent.envoy.state import Parent
-from meshagent.machine import files, services, sockets
+from meshagent.machine import files, services
 from meshagent.machine.segments import segment
 from meshagent.model.errors import MeshagentError
 from meshagent.model.paths import Paths
@@ -59,7 +59,8 @@ class Relief:
                 with contextlib.suppress(MeshagentError):  # a full disk: they go when they are used next
                     farewell.write(self._paths, parent.base_id, parent.epoch, go=True)
                 self._told = True
-            count = in_use(await asyncio.to_thread(sockets.connections), parent.handle.pid)
+            found = await connected()
+            count = None if found is None else in_use(found, parent.handle.pid)
             since = datetime.fromtimestamp(parent.since, UTC)
             self._show(Parent(parent.handle.pid, parent.epoch, parent.version, since, count))
             self._idle = self._idle + 1 if count == 0 else 0

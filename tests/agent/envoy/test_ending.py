@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
@@ -130,3 +132,19 @@ ENVOY = Owner(7, "envoy", "/envoy")
 )
 def test_connections_between_proxies_alone_are_not_in_use(found: Connection, count: int) -> None:
     assert in_use([found], 7) == count
+
+
+def test_where_the_kernel_does_not_tell_who_is_connected_that_is_not_known_rather_than_nobody() -> None:
+    """Without a descriptor left; drain and relief then wait on."""
+    code = (
+        "import asyncio, resource, socket\n"
+        "from meshagent.agent.envoy.ending import connected\n"
+        "async def story():\n"
+        "    before = await connected()\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (socket.socket().fileno(), 4096))\n"
+        "    print(before is not None, await connected())\n"
+        "asyncio.run(story())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True None", done.stdout
+    assert "connections are not known" in done.stdout
