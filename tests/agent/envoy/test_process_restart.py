@@ -11,6 +11,7 @@ import pytest
 
 from meshagent.agent.envoy.launch import PARENT_SECONDS
 from meshagent.agent.envoy.record import Records
+from meshagent.agent.envoy.relief import LEAST_SECONDS
 from meshagent.machine import process
 from meshagent.machine.segments import segment
 from meshagent.model.errors import MeshagentError
@@ -70,6 +71,42 @@ async def serving(paths: Paths) -> AsyncIterator[Side]:
     async with planned() as plane, Side(paths, plane).running() as side:
         await side.ready()
         yield side
+
+
+async def echo_then_last_words(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says back what comes; who has said all it had to say hears 25 words more, five a second."""
+    while data := await reader.read(1000):
+        writer.write(data)
+    for number in range(25):
+        writer.write(b"%02d" % number)
+        await asyncio.sleep(0.2)
+    writer.close()
+
+
+def test_who_has_said_all_it_had_to_say_to_the_older_epoch_hears_the_whole_answer() -> None:
+    """Both its connections are half-closed, not one is established any more; the older epoch is old enough to go."""
+
+    async def story(paths: Paths) -> None:
+        server = await asyncio.start_server(echo_then_last_words, "127.0.0.1", 0)
+        side = Side(paths, FakeControlPlane(echo_config(server.sockets[0].getsockname()[1])))
+        async with side.running():
+            first = await side.ready()
+            reader, writer = await asyncio.open_connection("127.0.0.1", 18080)
+            assert await exchange((reader, writer)) == b"still"
+            await side.proxy.restart()
+            until = time.monotonic() + LEAST_SECONDS
+            while time.monotonic() < until:
+                assert await exchange((reader, writer)) == b"still"
+                await asyncio.sleep(0.2)
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 30) == b"".join(b"%02d" % number for number in range(25))
+            writer.close()
+            await eventually(lambda: side.proxy.state.value.parent is None, 30)
+            assert process.start_time(first.pid) is None
+        server.close()
+
+    with own_root() as paths:
+        asyncio.run(story(paths))
 
 
 def test_a_hot_restart_fails_nothing_and_the_older_epoch_lives_for_its_connections_and_no_longer() -> None:
