@@ -50,7 +50,9 @@ _SCRIPT = """\
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root PYTHONDONTWRITEBYTECODE=1
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /dev/shm /dev/pts /lib/modules
-for directory in /run /tmp /dev/shm; do mount -t tmpfs tmpfs $directory; done
+for directory in /run /dev/shm; do mount -t tmpfs tmpfs $directory; done
+mkdir /run/repository; mount --bind {directory} /run/repository  # it may be below /tmp
+mount -t tmpfs tmpfs /tmp; mkdir -p {directory}; mount --bind /run/repository {directory}
 mount -t devpts devpts /dev/pts
 ln -s {modules} /lib/modules/
 ip link set lo up

@@ -26,7 +26,7 @@ FILES = (
 )
 #: Each as an expression of pytest's -k, with how many tests it finds.
 EVERYWHERE = {
-    "the_kernel_accepts": 17,
+    "the_kernel_accepts": 18,
     "a_virtual_address_reaches": 4,
     "undeclared_port_udp_and_icmp and nft": 2,
     "the_proxy_and_the_agent_go_direct and nft": 2,
