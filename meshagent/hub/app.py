@@ -39,6 +39,7 @@ from meshagent.machine.notify import notify
 from meshagent.machine.notifying import keep_notified
 from meshagent.observe.pages import PageServer
 from meshagent.runtime.clock import Clock, SystemClock
+from meshagent.runtime.resident import collect_all
 from meshagent.runtime.stopping import stop_on_signals
 from meshagent.runtime.tasks import Supervisor
 from meshagent.transport.ads_server import AdsServer
@@ -93,6 +94,7 @@ async def run_hub(
         supervisor.start("leases", registry.run)
         supervisor.start("fanout", fanout.run)
         supervisor.start("hub-certificate", tls.run)
+        supervisor.start("memory", collect_all)
         discovery = Discovery(fanout, _caller_of(store), rejections, clock)
         ads = AdsServer(discovery.open)
         handlers: list[Handler] = [

@@ -72,3 +72,24 @@ def test_a_mapping_is_left_alone_the_first_time_it_is_seen() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_old_garbage_in_circles_is_found_where_it_is_looked_for_rarely() -> None:
+    code = (
+        "import asyncio, gc, weakref\n"
+        "from meshagent.runtime.memory import collect_rarely\n"
+        "from meshagent.runtime.resident import collect_all\n"
+        "class Circle: pass\n"
+        "async def story():\n"
+        "    circle = Circle(); circle.itself = circle; gone = weakref.ref(circle)\n"
+        "    gc.collect(1); gc.collect(1)\n"
+        "    del circle\n"
+        "    gc.collect(1); assert gone() is not None\n"
+        "    collecting = asyncio.create_task(collect_all(0.01))\n"
+        "    while gone() is not None: await asyncio.sleep(0.01)\n"
+        "    collecting.cancel()\n"
+        "collect_rarely()\n"
+        "asyncio.run(asyncio.wait_for(story(), 20))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

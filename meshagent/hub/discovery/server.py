@@ -108,7 +108,7 @@ class HostSession:
         self._clock = clock
         self._feed: Feed = fanout.open(host_name)
         self._ended: Latest[Ending | None] = Latest(None)
-        self._watching = asyncio.ensure_future(self._end_when_removed())
+        self._watching: asyncio.Future[None] | None = asyncio.ensure_future(self._end_when_removed())
         log.info("discovery opened", host=host_name)
 
     @property
@@ -128,8 +128,14 @@ class HostSession:
         """Nothing depends on it: everything a host may ask for is in its snapshot already."""
 
     async def close(self) -> None:
-        """Give the feed back."""
-        self._watching.cancel()
+        """Give the feed back.
+
+        The cancelled task holds this session by its traceback: held in turn, both would stay, with all the host was
+        told, until the collector looks through everything.
+        """
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
         self._fanout.close(self.host_name)
         log.info("discovery closed", host=self.host_name)
 

@@ -1,6 +1,8 @@
 """Who gets whose configuration, and what happens to a stream of a host that is gone."""
 
 import asyncio
+import gc
+import weakref
 from dataclasses import replace
 
 import grpc
@@ -75,6 +77,25 @@ def test_without_a_certificate_there_is_no_configuration() -> None:
     with pytest.raises(RefusedCallError) as refused:
         asyncio.run(served.open(node(), Call(Peer("192.0.2.1"), {})))
     assert refused.value.status is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_of_a_session_that_ended_nothing_stays_until_somebody_looks_for_garbage() -> None:
+    async def story() -> None:
+        served, _ = discovery(Latest(MESH))
+        session = await served.open(node(), Call(KnownPeer("192.0.2.1"), {}))
+        await asyncio.sleep(0)  # it follows now
+        ended, told = weakref.ref(session), weakref.ref(session.snapshot)
+        await session.close()
+        del session
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (ended(), told()) == (None, None)
+
+    gc.disable()
+    try:
+        asyncio.run(story())
+    finally:
+        gc.enable()
 
 
 def test_a_host_hears_of_a_change_and_its_stream_ends_when_it_is_revoked() -> None:
