@@ -57,7 +57,9 @@ def kernel(host: BootedHost) -> str:
     """All that is ours in the kernel, without what was dialled in the last seconds."""
     commands = (
         "nft -s list table inet meshagent; nft -s list table inet meshagent_anchor",
-        "ip -N rule show | grep 109; ip -N route show proto 109; ip -N route show table 28001; ip -6 -N rule show",
+        "ip -N route show proto 109; ip -N route show table 28001",
+        # One that went and came back stands behind the others of its priority; they are for different marks.
+        "ip -N rule show | grep 109 | sort; ip -6 -N rule show | sort",
     )
     listed = host.run(["sh", "-c", "; ".join(commands)], check=False).stdout
     return _DIALLED.sub(lambda found: found["kept"], listed)
