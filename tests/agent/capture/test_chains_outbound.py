@@ -12,6 +12,7 @@ import pytest
 
 from meshagent.agent.capture import verify
 from meshagent.config.settings import CaptureConfig, Exclude, FailurePolicy, Ipv6Mode, PortRange
+from meshagent.lab import wait_until
 from meshagent.model.marks import AGENT_MARK, PROXY_MARK
 from meshagent.model.posture import Posture
 from tests.agent.capture.stand import OTHER_UID, PROXY_UID, SO_MARK, Stand, mesh
@@ -56,17 +57,10 @@ def test_own_addresses_are_direct_even_where_a_rule_set_claims_them(stand: Stand
     stand.serve(stand.host, 8080, "own")
     extra = "198.18.0.1" if stand.family == 4 else "fd77::1"
     stand.capture(Posture.OUTBOUND, mesh(extra, 8080))
-    stand.host.run(
-        [
-            "ip",
-            "address",
-            "add",
-            f"{extra}/{32 if stand.family == 4 else 128}",
-            "dev",
-            "eth0",
-            *(["nodad"] if stand.family == 6 else []),
-        ]
-    )
+    prefix, *more = ("32",) if stand.family == 4 else ("128", "nodad")
+    stand.host.run(["ip", "address", "add", f"{extra}/{prefix}", "dev", "eth0", *more])
+    # The kernel makes an IPv6 address a local one in a worker of its own, a moment after it answered.
+    wait_until(lambda: stand.host.run(["ip", "route", "get", extra]).stdout.startswith("local "), 10, "a local address")
 
     for address in (extra, stand.own(stand.host), stand.loopback):
         assert stand.dial(address, 8080).startswith("own "), address
