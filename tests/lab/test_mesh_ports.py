@@ -125,7 +125,7 @@ def test_strangers_on_all_ports_of_a_family_are_named_not_served_and_replaced_wh
     for thief in thieves.values():
         thief.stop()
     wait_until(lambda: mesh.is_ready(host) and mesh.conditions(host) == [], PATIENCE, "all ports taken back", 0.2)
-    assert is_served(host, where[family])
+    wait_until(lambda: is_served(host, where[family]), PATIENCE, "the rules, which follow what is told by milliseconds")
     assert mesh.redis(host, "cache") == "PONG"
     wait_until(lambda: mesh.redis(mesh.members["web"], f"own{family}") == "PONG", PATIENCE, "its service in the mesh")
     gone(mesh, host)
