@@ -39,10 +39,7 @@ async def forget_start() -> None:
 
 
 async def collect_all(seconds: float = COLLECT_SECONDS) -> None:
-    """Look through everything for garbage, again and again until cancelled; for who set up ``memory.collect_rarely``.
-
-    Takes 0.1 s where a thousand hosts are connected.
-    """
+    """Look through everything for garbage, again and again until cancelled; for who set up ``memory.collect_rarely``."""
     while True:
         await asyncio.sleep(seconds)
         gc.collect()
