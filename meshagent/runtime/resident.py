@@ -39,7 +39,7 @@ async def forget_start() -> None:
 
 
 async def collect_all(seconds: float = COLLECT_SECONDS) -> None:
-    """Look through everything for garbage, again and again until cancelled; for who set up ``memory.collect_rarely``."""
+    """Look through everything for garbage, again and again until cancelled; for users of ``memory.collect_rarely``."""
     while True:
         await asyncio.sleep(seconds)
         gc.collect()
